@@ -1,0 +1,529 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 done; 1 the check said no; 2 the user's input is wrong, told in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from tyro.conf import Positional
+
+import emorl
+from emorl.benchmark import training_step_memory
+from emorl.config import TrainConfig
+from emorl.data.base import Subset
+from emorl.data.sources import DATASETS, make, open_source
+from emorl.decompose import decompose as run_decomposition
+from emorl.errors import InputError
+from emorl.evaluate import evaluate as run_evaluation
+from emorl.evaluate import score
+from emorl.figures import contact_sheet, decomposition_sheet, save_figure
+from emorl.models.base import InferOptions
+from emorl.models.efficientmorl import as_released
+from emorl.presets import PRESETS, full_name, preset
+from emorl.released import import_checkpoint
+from emorl.runs import find_weights, load_weights, write_json
+from emorl.train import pick_device
+from emorl.train import train as run_training
+from emorl.verify import verify_reference as replay
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(emorl.__version__)
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise InputError(f"unknown command {words[0]}; emorl --help lists them")
+        return COMMANDS[words[0]](words[1:])
+    except InputError as error:
+        print("emorl: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("emorl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _overview() -> str:
+    lines = ["usage: emorl COMMAND ...", "", "emorl finds the objects in images without labels.", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:18} {(command.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "emorl COMMAND --help tells its options."])
+
+
+def _parse(kind: type[Any], words: Sequence[str], command: str, default: Any = None) -> Any:
+    """tyro's result, with its report of a mistake brought to one line."""
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            given = {} if default is None else {"default": default}
+            return tyro.cli(kind, args=words, prog=f"emorl {command}", config=(tyro.conf.AvoidSubcommands,), **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in caught.getvalue().splitlines()]
+        said = [line for line in lines if line]
+        message = said[1] if len(said) > 1 else "the command cannot be understood"
+        raise InputError(f"{message} (emorl {command} --help tells the options)") from None
+
+
+def _write_json(path: Path | None, content: Any) -> None:
+    if path is not None:
+        write_json(path, content)
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+# -------------------------------------------------------------------- demo
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Decompose fresh scenes with shipped weights, print scores, write a picture."""
+
+    weights: str = "nano"
+    """Shipped name, run folder or weights folder."""
+    num_images: int = 320
+    """Scenes of the test split, which no shipped weights have seen."""
+    out: Path = Path("emorl-demo.png")
+    """The picture."""
+    seed: int = 0
+    """Of the model's noise."""
+    json: Path | None = None
+    """Write the scores there."""
+
+
+def demo(words: Sequence[str]) -> int:
+    """decompose fresh scenes with shipped weights, print scores, write a picture"""
+    options: Demo = _parse(Demo, words, "demo")
+
+    model, about = load_weights(find_weights(options.weights))
+    source = open_source(about["data"], split="test", size=_size(about))
+    if not 1 <= options.num_images <= len(source):
+        raise InputError(f"--num-images must be from 1 to {len(source)}")
+    part = Subset(source, 0, options.num_images)
+    with _bar("decomposing", len(part)) as advance:
+        row = run_evaluation(model, part, seed=options.seed, progress=advance)
+    scenes = part.read(np.arange(min(6, len(part))))
+    scores, inference = score(model, scenes, InferOptions(), options.seed)
+    labels = [f"ARI {value:.2f}" for value in scores["foreground_ari"]]
+    title = f"{about['data']}: scenes never trained on, {options.weights} weights"
+    save_figure(
+        decomposition_sheet(scenes.image, inference, true_masks=scenes.mask, title=title, scores=labels),
+        options.out,
+    )
+    _print_rows([row], ["foreground_ari", "mse"])
+    print(f"picture: {options.out}")
+    _write_json(options.json, {"weights": options.weights, **row})
+    return 0
+
+
+def _size(about: dict[str, Any]) -> tuple[int, int] | None:
+    size = about.get("image_size")
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _print_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("K", "I", *names, "images"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        chosen = row["options"]
+        values = [f"{row[n]['mean']:.4g} ± {row[n]['std']:.2g}" if n in row else "-" for n in names]
+        count = max(row[n]["num_images"] for n in names if n in row)
+        table.add_row(str(chosen["num_slots"]), str(chosen["refinement_steps"]), *values, str(count))
+    Console(width=160).print(table)
+
+
+# -------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class DataMake:
+    """Write scenes of a generator to a file."""
+
+    name: Positional[str]
+    """Generator: tetrominoes."""
+    out: Path
+    """A .npz or .tfrecords file."""
+    num: int | None = None
+    """Scenes; all of the split by default."""
+    split: Literal["train", "validation", "test", "all"] = "all"
+    """Which scenes."""
+    seed: int = 0
+    """Of the generator."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+
+@dataclass(frozen=True)
+class DataShow:
+    """Draw a contact sheet with masks."""
+
+    source: Positional[str]
+    """Generator or path."""
+    out: Path = Path("scenes.png")
+    """The picture, .png or .pdf."""
+    num: int = 16
+    """Scenes."""
+    first: int = 0
+    """Position of the first one."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Print what a data source holds."""
+
+    source: Positional[str]
+    """Generator or path."""
+    json: Path | None = None
+    """Write it there too."""
+
+
+def data(words: Sequence[str]) -> int:
+    """generate scenes (make), look at them (show), say what is there (info)"""
+    kinds: dict[str, type[Any]] = {"make": DataMake, "show": DataShow, "info": DataInfo}
+    if not words or words[0] not in kinds:
+        if words and words[0] in ("-h", "--help"):
+            print("\n".join(f"emorl data {name}: {kind.__doc__}" for name, kind in kinds.items()))
+            return 0
+        raise InputError("say what to do with data: emorl data make, show or info")
+    options = _parse(kinds[words[0]], words[1:], f"data {words[0]}")
+
+    if isinstance(options, DataMake):
+        make(
+            options.name,
+            options.out,
+            num=options.num,
+            split=options.split,
+            seed=options.seed,
+            overwrite=options.overwrite,
+        )
+        print(f"wrote {options.out}")
+        return 0
+    source = open_source(options.source)
+    if isinstance(options, DataShow):
+        if options.num < 1 or not 0 <= options.first < len(source):
+            raise InputError(f"{source.name} has images 0 to {len(source) - 1}, and --num must be at least 1")
+        positions = np.arange(options.first, min(len(source), options.first + options.num))
+        figure = contact_sheet(source.read(positions), num=len(positions), title=source.name)
+        save_figure(figure, options.out)
+        print(f"picture: {options.out}")
+        return 0
+    facts = {**source.describe(), "fingerprint": source.fingerprint()}
+    for name, value in facts.items():
+        print(f"{name}: {json.dumps(value) if isinstance(value, list | dict) else value}")
+    _write_json(options.json, facts)
+    return 0
+
+
+# -------------------------------------------------------------------- train
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its newest checkpoint, exactly as if it had not stopped."""
+
+    resume: Path
+    """Run folder."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    max_minutes: float | None = None
+    """Stop then, resumable."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a preset; every value of its config can be given another value."""
+
+    preset: Positional[str]
+    """MODEL/DATA; EfficientMORL's names may leave the model out."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Run folder to make; runs/PRESET-seedN by default."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    max_minutes: float | None = None
+    """Stop then, resumable."""
+    released: bool = False
+    """The released code's choices wherever it departs from the paper."""
+
+
+def train(words: Sequence[str]) -> int:
+    """train a preset in a run folder, or resume one: train PRESET | train --resume DIR"""
+    if any(word == "--resume" or word.startswith("--resume=") for word in words):
+        resumed: Resume = _parse(Resume, words, "train")
+        outcome = run_training(resumed.resume, None, device=resumed.device, max_minutes=resumed.max_minutes)
+    else:
+        named = [word for word in words[:1] if not word.startswith("-")]
+        if not named:
+            if words and words[0] in ("-h", "--help"):
+                print("usage: emorl train PRESET [options]   emorl train PRESET --help lists all options")
+                print("       emorl train --resume DIR       goes on with a run\n\npresets:")
+                for name, make in PRESETS.items():
+                    print(f"  {name.removeprefix('efficientmorl/'):26} {(make.__doc__ or '').splitlines()[0]}")
+                return 0
+            raise InputError(f"name a preset first: {', '.join(PRESETS)}")
+        default = Train(named[0], preset(named[0]))
+        given: Train = _parse(Train, words, "train", default)
+        config = given.config
+        if given.released:
+            config = replace(config, model=as_released(config.model))
+        name = full_name(given.preset).replace("/", "-")
+        folder = given.run or Path("runs") / f"{name}-seed{config.seed}"
+        outcome = run_training(folder, config, device=given.device, max_minutes=given.max_minutes)
+    return 130 if outcome.reason == "interrupted" else 0
+
+
+# -------------------------------------------------------------------- evaluate, decompose
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score weights on images: foreground ARI, ARI, mIoU, MSE, NLL, KL."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    data: str | None = None
+    """Generator or path; what the weights were trained on by default."""
+    split: Literal["train", "validation", "test", "all"] | None = None
+    """Of a generator: test by default. Files are read whole."""
+    num_images: int | None = None
+    """The first ones only."""
+    refinement_steps: tuple[int, ...] = ()
+    """I at test time; several make a sweep. The model's own by default."""
+    num_slots: tuple[int, ...] = ()
+    """K at test time; several make a sweep."""
+    fit: Literal["crop", "none"] = "crop"
+    """Pictures are cropped to the shape the model was trained on and resized, or taken at their own size; data
+    sources of another size need none."""
+    posterior_mean: bool = False
+    """Decode the posterior mean rather than a sample."""
+    seed: int = 0
+    """Of the noise; an image's noise depends on the seed and its position alone."""
+    batch_size: int = 64
+    """Changes speed and memory, not results."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    json: Path | None = None
+    """Write the results there."""
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """score weights on images: foreground ARI, ARI, mIoU, MSE, NLL, KL"""
+    options: Evaluate = _parse(Evaluate, words, "evaluate")
+
+    if options.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    model, about = load_weights(find_weights(options.weights), pick_device(options.device))
+    name = options.data or about["data"]
+    split = options.split or ("test" if name in DATASETS else "all")
+    source = open_source(name, split=split, size=_size(about), fit=options.fit)
+    if options.num_images is not None:
+        source = Subset(source, 0, options.num_images)
+    rows = []
+    sweep = [(k, i) for k in options.num_slots or (None,) for i in options.refinement_steps or (None,)]
+    with _bar("evaluating", len(source) * len(sweep)) as advance:
+        for num_slots, steps in sweep:
+            chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean)
+            row = run_evaluation(
+                model,
+                source,
+                options=chosen,
+                seed=options.seed,
+                batch_size=options.batch_size,
+                progress=advance,
+            )
+            rows.append({"weights": options.weights, **row})
+    _print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
+    _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
+    return 0
+
+
+@dataclass(frozen=True)
+class Decompose:
+    """Take pictures apart: sheets, masks, components and codes."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    sources: Positional[tuple[str, ...]]
+    """Pictures, folders of pictures, or data sources."""
+    out: Path
+    """Folder for the results."""
+    num_images: int | None = None
+    """Of each source, the first ones only; 8 by default for a generator, else all."""
+    fit: Literal["crop", "none"] = "crop"
+    """Pictures are cropped to the shape the model was trained on and resized, or taken at their own size; data
+    sources of another size need none."""
+    refinement_steps: int | None = None
+    """I; the model's own by default."""
+    num_slots: int | None = None
+    """K; the model's own by default."""
+    seed: int = 0
+    """Of the noise; another seed may show another decomposition."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+
+def decompose(words: Sequence[str]) -> int:
+    """take pictures apart: sheets, masks, components and codes"""
+    options: Decompose = _parse(Decompose, words, "decompose")
+
+    if not options.sources:
+        raise InputError("name at least one picture, folder or data source")
+    model, about = load_weights(find_weights(options.weights), pick_device(options.device))
+    chosen = InferOptions(options.num_slots, options.refinement_steps)
+    sources = []
+    for name in options.sources:
+        split: Literal["test", "all"] = "test" if name in DATASETS else "all"
+        source = open_source(name, split=split, size=_size(about), fit=options.fit)
+        count = options.num_images or (8 if name in DATASETS else len(source))
+        sources.append(Subset(source, 0, min(count, len(source))))
+    with _bar("decomposing", sum(map(len, sources))) as advance:
+        sheets = run_decomposition(model, sources, options.out, chosen, options.seed, advance)
+    print(f"wrote {sum(map(len, sources))} decompositions to {options.out}; sheets: {', '.join(map(str, sheets))}")
+    return 0
+
+
+# -------------------------------------------------------------------- benchmark, reference, import
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure the engine."""
+
+    memory: bool = False
+    """Peak of live tensor bytes of a training step, beyond parameters and optimizer."""
+    preset: str = "clevr6"
+    """Whose model."""
+    size: tuple[int, int] = (96, 96)
+    """Height and width."""
+    batch_size: int = 4
+    """Images."""
+    refinement_steps: tuple[int, ...] = (0, 1, 3)
+    """I."""
+    json: Path | None = None
+    """Write the rows there."""
+
+
+def benchmark(words: Sequence[str]) -> int:
+    """measure the memory of a training step (--memory)"""
+    options: Benchmark = _parse(Benchmark, words, "benchmark")
+
+    if not options.memory:
+        raise InputError("say what to measure: emorl benchmark --memory")
+    config = preset(options.preset).model
+    rows = training_step_memory(config, options.size, options.batch_size, list(options.refinement_steps))
+    table = Table(box=None, pad_edge=False)
+    for column in ("I", "peak MiB", f"over I = {rows[0].refinement_steps}"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        ratio = row.peak_bytes / rows[0].peak_bytes
+        table.add_row(str(row.refinement_steps), f"{row.peak_bytes / 2**20:.1f}", f"{ratio:.3f}")
+    Console().print(table)
+    shape = {"preset": options.preset, "size": options.size, "batch_size": options.batch_size}
+    content = [
+        {
+            "what": "training step memory",
+            "config": {**shape, "num_slots": config.num_slots, "refinement_steps": row.refinement_steps},
+            "peak_bytes": row.peak_bytes,
+            "device": "cpu",
+        }
+        for row in rows
+    ]
+    _write_json(options.json, content)
+    return 0
+
+
+@dataclass(frozen=True)
+class VerifyReference:
+    """Replay recorded values of the released model through ours and compare every quantity."""
+
+    files: Positional[tuple[Path, ...]]
+    """Reference .npz files."""
+    dtype: Literal["float64", "float32"] = "float64"
+    """Precision of the replay; float32 has looser bounds."""
+    json: Path | None = None
+    """Write the comparison there."""
+
+
+def verify_reference(words: Sequence[str]) -> int:
+    """replay recorded values of the released model through ours"""
+    options: VerifyReference = _parse(VerifyReference, words, "verify-reference")
+
+    if not options.files:
+        raise InputError("name at least one reference file")
+    dtype = {"float64": torch.float64, "float32": torch.float32}[options.dtype]
+    checks = [check for path in options.files for check in replay(path, dtype)]
+    table = Table(box=None, pad_edge=False)
+    for column in ("file", "quantity", "largest relative error", "tolerance", ""):
+        table.add_column(column, justify="left" if column in ("file", "quantity") else "right")
+    for check in checks:
+        verdict = "ok" if check.passed else "OVER"
+        table.add_row(check.file, check.quantity, f"{check.error:.2g}", f"{check.tolerance:.0e}", verdict)
+    Console(width=140).print(table)
+    over = sum(not check.passed for check in checks)
+    print(f"{len(checks)} quantities of {len(options.files)} files in {options.dtype}: {over} over tolerance")
+    _write_json(options.json, [{**asdict(check), "passed": check.passed} for check in checks])
+    return 1 if over else 0
+
+
+@dataclass(frozen=True)
+class ImportReleased:
+    """Turn a checkpoint of the EfficientMORL authors into a weights folder."""
+
+    file: Positional[Path]
+    """The .pth file; only tensors are unpickled from it."""
+    out: Path
+    """Weights folder to make."""
+    preset: str
+    """tetrominoes, multi-dsprites or clevr6: the config the checkpoint was trained with."""
+
+
+def import_released(words: Sequence[str]) -> int:
+    """turn a checkpoint of the EfficientMORL authors into a weights folder"""
+    options: ImportReleased = _parse(ImportReleased, words, "import-released")
+
+    import_checkpoint(options.file, options.out, preset(options.preset))
+    print(f"wrote {options.out}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "data": data,
+    "train": train,
+    "evaluate": evaluate,
+    "decompose": decompose,
+    "benchmark": benchmark,
+    "verify-reference": verify_reference,
+    "import-released": import_released,
+}

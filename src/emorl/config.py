@@ -1,0 +1,111 @@
+"""The full description of a training run, and configs to and from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import dacite
+
+from emorl.errors import InputError
+from emorl.models import MODELS, ModelConfig, model_name
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the result of a run; equal configs give equal runs on equal machines."""
+
+    model: ModelConfig
+    """The model, with all its sizes."""
+    data: str
+    """A generator's name or a path (see docs/data.md)."""
+    data_split: Literal["train", "all"] = "train"
+    """The training split, or all of a file or folder that has no splits (there is no validation then)."""
+    num_images: int = 60_000
+    """Training images: the first ones of that split (section 4 of the paper)."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that pictures are cropped and resized to; None keeps the source's own."""
+    seed: int = 0
+    """Of initial weights, order of images and noise."""
+    batch_size: int = 32
+    """Images per step, over all processes."""
+    steps: int = 300_000
+    """Training steps."""
+    learning_rate: float = 4e-4
+    """Of Adam, at the end of the warm-up."""
+    warmup_steps: int = 10_000
+    """The rate grows linearly from 0 over these."""
+    decay: Literal["half-life", "cosine"] = "half-life"
+    """After the warm-up: halved every `half_life_steps`, continuously, or a half cosine to 2 % at the last step."""
+    half_life_steps: int = 100_000
+    """For the half-life decay."""
+    kl_warmup_steps: int = 0
+    """The KL's weight grows linearly from 0 over these: deterministic warm-up (Sonderby et al. 2016), for
+    presets without GECO."""
+    clip_norm: float = 5.0
+    """Bound on the global norm of the gradient of the mean loss."""
+    curriculum: tuple[tuple[int, int], ...] = ((0, 3),)
+    """(from step, refinement steps I), in order (section 4.1)."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    validate_every: int = 2500
+    """Steps between scores and pictures of validation images; 0 for none."""
+    validation_images: int = 64
+    """How many of them: those after the training images that are no test images either."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        positive = ("num_images", "batch_size", "steps", "log_every", "checkpoint_every", "half_life_steps")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size > self.num_images:
+            raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
+        starts = [start for start, _ in self.curriculum]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
+            raise InputError("curriculum must be (step, I) pairs with growing steps, the first at step 0")
+
+    def refinement_steps(self, step: int) -> int:
+        """I in force at a step."""
+        return next(count for start, count in reversed(self.curriculum) if step >= start)
+
+    def kl_weight(self, step: int) -> float:
+        """Weight of the KL at a step."""
+        return self.model.kl_weight * (1.0 if step >= self.kl_warmup_steps else step / self.kl_warmup_steps)
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The config as JSON can hold it; the model's entry names the model."""
+    return {**asdict(config), "model": model_to_json(config.model)}
+
+
+def model_to_json(config: ModelConfig) -> dict[str, Any]:
+    """A model's config with its name."""
+    return {"name": model_name(config), **asdict(config)}
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], content: Mapping[str, Any], where: str) -> T:
+    try:
+        return dacite.from_dict(kind, content, dacite.Config(strict=True, cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def model_from_json(content: Any, where: str) -> ModelConfig:
+    """A model's config; raises InputError, beginning with `where`, for unknown names, keys or types."""
+    if not isinstance(content, dict) or content.get("name") not in MODELS:
+        raise InputError(f"{where}: names no known model; there are: {', '.join(MODELS)}")
+    fields = {key: value for key, value in content.items() if key != "name"}
+    return _build(MODELS[content["name"]].config, fields, where)
+
+
+def from_json(content: Any, where: str) -> TrainConfig:
+    """A run's config; raises InputError, beginning with `where`, for unknown keys or wrong types."""
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: not a config")
+    return _build(TrainConfig, {**content, "model": model_from_json(content.get("model"), where)}, where)

@@ -1,0 +1,60 @@
+"""Pictures to files: sheets, masks, components and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from emorl.data.base import Source
+from emorl.evaluate import infer
+from emorl.figures import decomposition_sheet, save_figure, write_picture_outputs
+from emorl.files import write_whole
+from emorl.models.base import InferOptions, Model
+
+PER_SHEET = 8
+"""Images on a sheet."""
+
+
+def decompose(
+    model: Model,
+    sources: Sequence[Source],
+    folder: Path,
+    options: InferOptions,
+    seed: int,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[Path]:
+    """Decompose every image of every source into files of `folder`; returns the sheets.
+
+    Per image NAME_masks.png, NAME_reconstruction.png, NAME_slotK_mask.png and NAME_slotK.png, NAME being the
+    source's name and the image's position. Per source NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D,
+    posterior means), their `std` and the positions `index`. Memory does not grow with the number of images,
+    beyond the codes.
+    """
+    sheets: list[Path] = []
+    for source in sources:
+        stem = Path(source.name).stem or "image"
+        codes: list[dict[str, np.ndarray]] = []
+        chunk = PER_SHEET
+        for start in range(0, len(source), chunk):
+            scenes = source.read(np.arange(start, min(len(source), start + chunk)))
+            found = infer(model, scenes, options, seed)
+            for row, index in enumerate(scenes.index):
+                write_picture_outputs(folder, f"{stem}_{index:05d}", found, row)
+            figure = decomposition_sheet(scenes.image, found, true_masks=scenes.mask, title=stem)
+            sheets.append(folder / f"{stem}_sheet_{start // chunk:03d}.png")
+            save_figure(figure, sheets[-1])
+            posterior = found.steps[-1].posterior
+            codes.append(
+                {
+                    "slots": posterior.mean.cpu().numpy(),
+                    "std": posterior.std.cpu().numpy(),
+                    "index": scenes.index,
+                }
+            )
+            progress(len(scenes))
+        joined = {name: np.concatenate([part[name] for part in codes]) for name in codes[0]}
+        with write_whole(folder / f"{stem}_slots.npz", overwrite=True) as file:
+            np.savez(file, allow_pickle=False, **joined)
+    return sheets

@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from emorl.errors import InputError
+
+
+@contextmanager
+def write_whole(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path` that takes its name when the block ends without an error.
+
+    Args:
+        path: what to write; its folder must exist.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: the file exists and overwrite is off, or the system refuses to write.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path} exists already: give another name or ask for it to be overwritten")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} does not exist: make it first")
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder survive a power cut, where the system lets folders be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

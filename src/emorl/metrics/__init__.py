@@ -1,0 +1,1 @@
+"""Measures of a decomposition: numpy arrays in, one value per image out; the caller averages, once."""

@@ -1,0 +1,35 @@
+"""The models, one file each, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from emorl.models.base import Model
+from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
+
+ModelConfig = EfficientMORLConfig
+"""Any model's config."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """How a model is built and configured."""
+
+    build: Callable[[Any], Model]
+    config: type[ModelConfig]
+
+
+MODELS = {"efficientmorl": ModelEntry(EfficientMORL, EfficientMORLConfig)}
+"""Name in presets, weights folders and results -> model."""
+
+
+def model_name(config: ModelConfig) -> str:
+    """The table's name of the model this config belongs to."""
+    return next(name for name, entry in MODELS.items() if entry.config is type(config))
+
+
+def build_model(config: ModelConfig) -> Model:
+    """The model of a config, with fresh weights from PyTorch's global generator."""
+    return MODELS[model_name(config)].build(config)

@@ -1,0 +1,98 @@
+"""The contract every model keeps.
+
+Training, evaluation, figures and benchmarks see models through `Model` alone. The line is drawn here because the
+systems differ in everything inside (what is iterated, what is sampled, what is attended) and agree in this much:
+from images to slots, masks and components, and from images to a scalar to minimise. Everything that changes during
+training is in `TrainState`, which goes in and comes out as a value; a model holds weights only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from emorl.errors import InputError
+from emorl.geco import GecoState
+from emorl.noise import Noise
+from emorl.types import Decoding, Inference, Loss
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What changes during training beside weights and optimizer."""
+
+    step: int = 0
+    """Training steps taken."""
+    refinement_steps: int = 0
+    """I in force, set by the curriculum."""
+    kl_weight: float = 1.0
+    """beta on the KL."""
+    geco: GecoState | None = None
+    """None where the reconstruction is not constrained."""
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What a caller may ask of `Model.infer`; None means the model's own default."""
+
+    num_slots: int | None = None
+    refinement_steps: int | None = None
+    sample: bool = True
+    """Decode a posterior sample (ARI, MSE and pictures of the paper) or, if False, the posterior mean."""
+    keep_steps: bool = False
+    """Keep the pictures of every refinement step."""
+    decode_layers: bool = False
+    """Also decode the sample of every stochastic layer."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every model offers. All of it is a torch.nn.Module built from its frozen config alone.
+
+    Images are B 3 H W, float in [0, 1] or uint8, of any H and W. No result for an image depends on the others of
+    its batch. `noise` is a seed (the images are then number 0.. of their source) or a `Noise`.
+    """
+
+    config: Any
+
+    def infer(self, images: Tensor, options: InferOptions = ..., *, noise: int | Noise | None = ...) -> Inference:
+        """Slots, masks and components of images. Needs no gradient mode from the caller."""
+        ...
+
+    def encode(self, images: Tensor, options: InferOptions = ..., *, noise: int | Noise | None = ...) -> Tensor:
+        """Codes B K D (posterior means), without decoding where the method allows it."""
+        ...
+
+    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
+        """Pictures of (edited) slots B K D at H W = size."""
+        ...
+
+    def initial_state(self) -> TrainState:
+        """The training state before the first step."""
+        ...
+
+    def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = ...) -> Loss:
+        """The training loss, a sum over images; the caller divides by the size of the global batch."""
+        ...
+
+    def next_state(self, state: TrainState, loss: Loss) -> TrainState:
+        """The state after the optimizer step that used `loss` (of the global batch)."""
+        ...
+
+    def remember(self, state: TrainState) -> None:
+        """Copy what inference needs of the training state into the weights' buffers."""
+        ...
+
+
+def images_to_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images at the border -> B 3 H W in [0, 1]; raises InputError for another shape or type."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images must be B 3 H W, got {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        return images.to(dtype) / 255
+    if not images.is_floating_point():
+        raise InputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+    return images.to(dtype)

@@ -1,0 +1,80 @@
+"""The one source of randomness of a model: standard normal draws asked for by name.
+
+A draw depends on its name and on the seed, never on what was drawn before it; so adding a refinement step or a
+layer leaves all other draws as they were, and no generator state needs saving to resume a run.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Noise(Protocol):
+    """Standard normal draws for a batch."""
+
+    def normal(self, name: str, index: int, like: Tensor) -> Tensor:
+        """Draw number `index` called `name`, with the shape (B ...), dtype and device of `like`."""
+        ...
+
+
+def _generator(seed: int, stream: int, name: str, index: int) -> np.random.Generator:
+    key = np.array([seed % 2**64, stream % 2**64], dtype=np.uint64)
+    counter = np.array([0, 0, index, zlib.crc32(name.encode())], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class ImageNoise:
+    """Noise of an image that depends on (seed, image index) alone: for evaluation."""
+
+    def __init__(self, seed: int, indices: Sequence[int] | np.ndarray) -> None:
+        self.seed = seed
+        self.indices = [int(i) for i in indices]
+
+    def normal(self, name: str, index: int, like: Tensor) -> Tensor:
+        """See `Noise`; B must be the number of indices."""
+        shape = tuple(like.shape[1:])
+        rows = [_generator(self.seed, i, name, index).standard_normal(shape) for i in self.indices]
+        return torch.from_numpy(np.stack(rows)).to(like)
+
+
+class StepNoise:
+    """Noise of a training step, drawn for the global batch and sliced by process."""
+
+    def __init__(self, seed: int, step: int, first: int = 0) -> None:
+        """`first` is the position in the global batch of this process's first image."""
+        self.seed = seed
+        self.step = step
+        self.first = first
+
+    def normal(self, name: str, index: int, like: Tensor) -> Tensor:
+        """See `Noise`."""
+        shape = (self.first + like.shape[0], *like.shape[1:])
+        draw = _generator(self.seed, self.step, name, index).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(draw[self.first :]).to(like)
+
+
+class RecordedNoise:
+    """Recorded arrays, replayed: name -> one tensor (B ...) per draw."""
+
+    def __init__(self, arrays: dict[str, Sequence[Tensor]]) -> None:
+        self.arrays = arrays
+
+    def normal(self, name: str, index: int, like: Tensor) -> Tensor:
+        """See `Noise`; raises ValueError where the recorded shape differs."""
+        draw = self.arrays[name][index]
+        if draw.shape != like.shape:
+            raise ValueError(f"recorded noise {name}[{index}] is {tuple(draw.shape)}, need {tuple(like.shape)}")
+        return draw.to(like)
+
+
+def as_noise(noise: int | Noise | None, batch: int) -> Noise:
+    """A seed means the images are number 0..B-1 of their source; None is seed 0."""
+    if noise is None or isinstance(noise, int):
+        return ImageNoise(noise or 0, range(batch))
+    return noise

@@ -1,0 +1,282 @@
+"""Run folders and weights folders: what is on disk, written so that a kill at any moment loses nothing.
+
+    run/config.json            the TrainConfig
+    run/versions.json          what it ran with
+    run/metrics.jsonl          a line per logged step, no clock times
+    run/timing.jsonl           seconds per step
+    run/tensorboard/           the same for the eye, with pictures
+    run/checkpoint/000500/     a weights folder, plus training.pt (optimizer and training state)
+
+    weights/config.json        the model's config and where the weights come from
+    weights/weights.safetensors
+
+A checkpoint is written under a temporary name and renamed when it is whole; the newest number counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import emorl
+from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
+from emorl.errors import InputError
+from emorl.files import sync_folder, write_whole
+from emorl.models import ModelConfig, build_model
+from emorl.models.base import Model
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Weights that come with the package, one folder per MODEL/DATA."""
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises InputError where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all, replacing an older one."""
+    with write_whole(path, overwrite=True) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+# -------------------------------------------------------------------- weights folders
+
+
+def save_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
+    """Write a weights folder into an existing, empty folder. `about` says where the weights come from."""
+    assert isinstance(model, nn.Module)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(tensors, folder / "weights.safetensors")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"cannot write {folder / 'weights.safetensors'}: {error}") from None
+    content = {"model": model_to_json(model.config), "about": about, "emorl": emorl.__version__}
+    write_json(folder / "config.json", content)
+
+
+def make_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
+    """Write a new weights folder, whole or not at all; raises InputError where it exists."""
+    if folder.exists():
+        raise InputError(f"{folder} exists already: name another folder")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        save_weights(temporary, model, about)
+        temporary.rename(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_weights(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """The model of a weights folder, ready for inference, and the folder's `about`.
+
+    Raises InputError where a file is missing or damaged, or tensors do not fit the config.
+    """
+    content = read_json(folder / "config.json")
+    if not isinstance(content, dict) or not isinstance(content.get("about"), dict):
+        raise InputError(f"{folder / 'config.json'}: not the config of a weights folder")
+    config: ModelConfig = model_from_json(content.get("model"), str(folder / "config.json"))
+    model = build_model(config)
+    assert isinstance(model, nn.Module)
+    load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().requires_grad_(False), content["about"]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises InputError where it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill a model; raises InputError that names the first tensor that is missing, unknown or misshapen."""
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{where}: the weights lack {name}")
+        if name not in wanted:
+            raise InputError(f"{where}: the model has no {name}")
+        if wanted[name].shape != tensors[name].shape:
+            ours, theirs = tuple(wanted[name].shape), tuple(tensors[name].shape)
+            raise InputError(f"{where}: {name} has shape {theirs}, the config asks for {ours}")
+    model.load_state_dict(tensors)
+
+
+def find_weights(name: str) -> Path:
+    """The weights folder behind a shipped name, a run folder or a weights folder; raises InputError."""
+    folder = Path(name)
+    if (folder / "weights.safetensors").is_file():
+        return folder
+    if (folder / "checkpoint").is_dir():
+        newest = newest_checkpoint(folder)
+        if newest is None:
+            raise InputError(f"{folder}: this run has no checkpoint yet")
+        return newest
+    if folder.is_dir():
+        raise InputError(f"{folder}: neither a run folder nor a weights folder")
+    shipped = SHIPPED / (name if "/" in name else f"efficientmorl/{name}")
+    if (shipped / "weights.safetensors").is_file():
+        return shipped
+    known = ", ".join(shipped_names())
+    raise InputError(f"no weights called {name}: give a run folder, a weights folder or a shipped name ({known})")
+
+
+def shipped_names() -> list[str]:
+    """MODEL/DATA names of all weights that come with the package."""
+    return sorted(str(p.parent.relative_to(SHIPPED)) for p in SHIPPED.glob("*/*/weights.safetensors"))
+
+
+# -------------------------------------------------------------------- run folders
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run continues from."""
+
+    step: int
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+    """Optimizer and training state."""
+
+
+@contextmanager
+def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
+    """Hold a run folder for writing, and give its config.
+
+    With a config the folder must be new or empty; None continues an existing run. Raises InputError where another
+    process holds it, it has another run in it, or it cannot be written.
+    """
+    fresh = config is not None
+    if not fresh and not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no run to resume (it has no config.json)")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another process is writing this run") from None
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    try:
+        if config is not None:
+            if (folder / "config.json").exists():
+                raise InputError(f"{folder}: holds a run already; continue it with --resume or name another folder")
+            write_json(folder / "versions.json", versions())
+            write_json(folder / "config.json", to_json(config))
+        else:
+            config = from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+        yield config
+    finally:
+        lock.release()
+
+
+def versions() -> dict[str, Any]:
+    """What a run's numbers depend on beside its config."""
+    return {
+        "emorl": emorl.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    folder = run / "checkpoint"
+    found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, a weights folder."""
+    return next(reversed(_checkpoints(run)), None)
+
+
+def save_checkpoint(run: Path, step: int, model: Model, training: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write the checkpoint of a step, then remove older ones. Raises InputError where the disk refuses."""
+    parent = run / "checkpoint"
+    final, temporary = parent / f"{step:06d}", parent / f"{step:06d}.tmp"
+    try:
+        parent.mkdir(exist_ok=True)
+        for leftover in parent.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+        save_weights(temporary, model, about)
+        torch.save(training, temporary / "training.pt")
+        for file in temporary.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        sync_folder(temporary)
+        if final.exists():
+            return
+        temporary.rename(final)
+        sync_folder(parent)
+        for older in _checkpoints(run)[:-1]:
+            shutil.rmtree(older)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"cannot write the checkpoint of step {step} to {run}: {reason}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_checkpoint(run: Path) -> Checkpoint | None:
+    """The newest checkpoint, or None before the first; raises InputError where it is damaged."""
+    folder = newest_checkpoint(run)
+    if folder is None:
+        return None
+    try:
+        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise InputError(f"{folder / 'training.pt'}: damaged ({reason})") from None
+    return Checkpoint(int(folder.name), read_tensors(folder / "weights.safetensors"), training)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the lines of a log at or after `step`, and a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] >= step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        if not line.endswith(b"\n"):
+            break
+        kept.append(line)
+    with write_whole(path, overwrite=True) as file:
+        file.writelines(kept)

@@ -1,0 +1,120 @@
+"""Decoders: the folded first convolution is exact, and each code is drawn by itself at any size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from emorl.nn.decoders import DeconvDecoder, broadcast_decoder, conv_of_tiled, small_decoder, subpixel_decoder
+
+D = 5
+DECODERS: dict[str, Callable[[], nn.Module]] = {
+    "broadcast": lambda: broadcast_decoder(D),
+    "small": lambda: small_decoder(D),
+    "deconv": lambda: DeconvDecoder(D, channels=6),
+    "subpixel": lambda: subpixel_decoder(D, channels=6, patch=3, num_layers=3, num_waves=2),
+}
+
+
+def codes(n: int = 3) -> Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+SIZES = [(5, 5), (7, 9), (12, 6), (3, 8), (8, 4), (2, 3), (1, 6), (1, 1)]
+FOLDS = [
+    (kernel, pad, size)
+    for kernel, pad, size in itertools.product((3, 5), (0, 1, 2), SIZES)
+    if min(size) + 2 * pad >= kernel  # else the convolution has no output
+]
+
+
+@pytest.mark.parametrize(("kernel", "pad", "size"), FOLDS)
+def test_convolution_of_a_tiled_code_is_that_of_the_tiled_field(kernel: int, pad: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(D, 4, kernel, padding=pad).double()
+    z = codes().requires_grad_()
+    grid = torch.randn(D, *size, dtype=torch.float64, requires_grad=True)
+    inputs = [z, grid, conv.weight, conv.bias]
+    expected = conv(z.reshape(3, D, 1, 1).repeat(1, 1, *size) + grid)
+    ours = conv_of_tiled(conv, z, grid)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(expected)
+    gradients = torch.autograd.grad((ours * weight).sum(), inputs)
+    for mine, theirs in zip(gradients, torch.autograd.grad((expected * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_the_tile_itself_is_never_made_where_it_can_be_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution sees all codes on a tile as large as its kernel and the full size once."""
+    seen: list[tuple[int, ...]] = []
+    plain = torch.nn.functional.conv2d
+
+    def watch(x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        seen.append(tuple(x.shape))
+        return plain(x, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watch)
+    conv_of_tiled(nn.Conv2d(D, 4, 3).double(), codes(), torch.zeros(D, 20, 30).double())
+    assert sorted(seen) == [(1, D, 20, 30), (3, D, 3, 3)]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("size", [(16, 32), (7, 10), (1, 3), (17, 5)])
+def test_any_size_comes_out(kind: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    out = DECODERS[kind]().double()(codes(), *size)
+    assert out.shape == (3, 4, *size)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_each_code_is_drawn_by_itself(kind: str) -> None:
+    torch.manual_seed(0)
+    decoder, z = DECODERS[kind]().double(), codes()
+    together = decoder(z, 7, 10)
+    for i in range(3):
+        torch.testing.assert_close(decoder(z[i : i + 1], 7, 10), together[i : i + 1], rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(together[0], together[1])
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
+    """Kernels turned over their diagonal, and rows for columns in the grid, give the turned picture."""
+    torch.manual_seed(0)
+    decoder, z = DECODERS[kind]().double(), codes()
+    expected = decoder(z, 7, 10).mT
+    with torch.no_grad():
+        for layer in decoder.layers:  # type: ignore[union-attr]
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.weight.copy_(layer.weight.mT.clone())
+        w = decoder.position.weight  # type: ignore[union-attr]
+        waves = list(range(4, w.shape[1]))
+        half = len(waves) // 2
+        # Falling rows, rising rows, rising columns, falling columns.
+        w.copy_(w[:, [3, 2, 1, 0, *waves[half:], *waves[:half]]].clone())
+        if kind == "subpixel":  # the last layer's channels hold a 3 x 3 patch each
+            last = decoder.layers[-1]  # type: ignore[index,union-attr]
+            turn = torch.arange(36).view(4, 3, 3).mT.flatten()
+            last.weight.copy_(last.weight[turn].clone())
+            last.bias.copy_(last.bias[turn].clone())
+    torch.testing.assert_close(decoder(z, 10, 7), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_sizes_cut_at_the_right_and_bottom_continue_the_same_picture() -> None:
+    torch.manual_seed(0)
+    for kind, whole, part in (("deconv", (32, 48), (30, 41)), ("subpixel", (9, 12), (7, 11))):
+        decoder, z = DECODERS[kind]().double(), codes()
+        expected = decoder(z, *whole)[..., : part[0], : part[1]]
+        torch.testing.assert_close(decoder(z, *part), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_parameter_counts_of_the_paper() -> None:
+    def count(decoder: nn.Module) -> int:
+        return sum(p.numel() for p in decoder.parameters())
+
+    assert count(broadcast_decoder(64)) == 4 * (64 * 64 * 9 + 64) + (64 * 4 * 9 + 4) + 5 * 64
+    assert count(small_decoder(32)) == 3 * (32 * 32 * 25 + 32) + (32 * 4 * 9 + 4) + 5 * 32
+    assert count(DeconvDecoder(64)) == 5 * (64 * 64 * 25 + 64) + (64 * 4 * 9 + 4) + 5 * 64

@@ -1,0 +1,41 @@
+"""Initial weights reach every layer they are meant for and no other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from emorl.nn.init import xavier_small_
+
+
+def test_linear_and_convolution_layers_get_small_weights_and_no_bias() -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleList(
+        [
+            nn.Linear(200, 300),
+            nn.Conv2d(40, 60, 3),
+            nn.ConvTranspose2d(60, 40, 5),
+            nn.Linear(100, 300, bias=False),
+        ]
+    )
+    xavier_small_(layers)
+    for layer, fans in zip(layers, (500, 9 * 100, 25 * 100, 400), strict=True):
+        weight = layer.weight.detach()
+        assert float(weight.std()) == pytest.approx(0.02 * math.sqrt(2 / fans), rel=0.03)
+        assert float(weight.mean()) == pytest.approx(0, abs=1e-3)
+        if layer.bias is not None:
+            assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+
+
+def test_nested_layers_are_found_and_other_modules_left_alone() -> None:
+    torch.manual_seed(0)
+    norm, cell = nn.LayerNorm(4), nn.GRUCell(4, 4)
+    before = {n: p.clone() for n, p in (*norm.named_parameters(), *cell.named_parameters())}
+    inner = nn.Linear(4, 4)
+    xavier_small_(nn.Sequential(nn.Sequential(inner), norm), cell)
+    assert float(inner.weight.detach().abs().max()) < 0.05
+    for n, p in (*norm.named_parameters(), *cell.named_parameters()):
+        assert torch.equal(p, before[n])

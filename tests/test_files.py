@@ -1,0 +1,44 @@
+"""A file is there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emorl.errors import InputError
+from emorl.files import write_whole
+
+
+def test_written_whole(tmp_path: Path) -> None:
+    with write_whole(tmp_path / "a") as file:
+        file.write(b"new")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), write_whole(tmp_path / "a", overwrite=True) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_no_overwriting_unless_asked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(InputError, match="exists"), write_whole(tmp_path / "a"):
+        pass
+    with write_whole(tmp_path / "a", overwrite=True) as file:
+        file.write(b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder"), write_whole(tmp_path / "missing" / "a"):
+        pass
+    with pytest.raises(InputError, match="exists"), write_whole(tmp_path, overwrite=True):
+        pass
+    with pytest.raises(InputError, match="cannot write"), write_whole(tmp_path / ("a" * 300)):
+        pass

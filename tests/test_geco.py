@@ -1,0 +1,107 @@
+"""GECO: the schedule of the released code, step by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from emorl.geco import ZETA_MIN, GecoConfig, GecoState, constrained_loss, update
+
+CONFIG = GecoConfig(target_per_element=-1.0)
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def state(zeta: float = 0.55, ema: float = 0.0) -> GecoState:
+    return GecoState(scalar(zeta), scalar(ema))
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    assert (CONFIG.warmup_steps, CONFIG.decay, CONFIG.rate, CONFIG.acceleration) == (1000, 0.99, 1e-6, 1.0)
+    assert ZETA_MIN == 0.55
+
+
+def test_nothing_moves_before_the_constraint_is_used() -> None:
+    for step in (0, 1, 998, 999):
+        assert update(state(), scalar(-300.0), CONFIG, step) == state()
+
+
+def test_the_first_constrained_step_sets_the_average_and_leaves_zeta() -> None:
+    after = update(state(), scalar(-300.0), CONFIG, 1000)
+    assert float(after.ema) == -300.0
+    assert float(after.zeta) == 0.55
+
+
+def test_later_steps_move_the_average_then_zeta_with_the_new_average() -> None:
+    after = update(state(0.7, -300.0), scalar(-100.0), CONFIG, 1001)
+    ema = 0.99 * -300.0 + 0.01 * -100.0
+    assert float(after.ema) == pytest.approx(ema, rel=1e-14)
+    assert float(after.zeta) == pytest.approx(0.7 + 1e-6 * 298.0, rel=1e-14)
+    assert ema == pytest.approx(-298.0)
+
+
+def test_the_whole_schedule() -> None:
+    """Steps 990..1100 against the recurrence written out."""
+    generator = torch.Generator().manual_seed(0)
+    ours, zeta, e = state(), 0.55, 0.0
+    for step in range(990, 1100):
+        c = float(torch.randn((), generator=generator)) * 2e5 - 1e5
+        ours = update(ours, scalar(c), CONFIG, step)
+        if step == 1000:
+            e = c
+        elif step > 1000:
+            e = 0.99 * e + 0.01 * c
+            zeta = max(0.55, zeta - 1e-6 * e)
+        assert float(ours.zeta) == pytest.approx(zeta, rel=1e-12)
+        assert float(ours.ema) == pytest.approx(e, rel=1e-12)
+    assert zeta > 0.6
+
+
+def test_zeta_never_falls_below_its_bound() -> None:
+    assert float(update(state(0.5501, 1e5), scalar(1e5), CONFIG, 1001).zeta) == 0.55
+    assert float(update(state(0.75, 1e5), scalar(1e5), CONFIG, 1001).zeta) == pytest.approx(0.65, rel=1e-12)
+
+
+def test_acceleration_acts_where_the_average_meets_the_target_and_nowhere_else() -> None:
+    fast = replace(CONFIG, acceleration=5.0)
+    assert float(update(state(0.9, 1e4), scalar(1e4), fast, 1001).zeta) == pytest.approx(0.9 - 0.05, rel=1e-12)
+    assert float(update(state(0.9, -1e4), scalar(-1e4), fast, 1001).zeta) == pytest.approx(0.9 + 0.01, rel=1e-12)
+    # The sign that counts is that of the new average, not of this step's constraint.
+    below = update(state(0.9, -1e4), scalar(1e4), fast, 1001)
+    assert float(below.zeta) == pytest.approx(0.9 + 1e-6 * 9800, rel=1e-12)
+
+
+def test_loss_has_the_averages_value_and_the_constraints_gradient() -> None:
+    now = state(1.3, -35.0)
+    nll = scalar(-812.5).requires_grad_()
+    loss = constrained_loss(now, nll, target=-300.0, num_images=3)
+    multiplier = math.log1p(math.exp(1.3))
+    assert float(loss.detach()) == pytest.approx(-multiplier * -35.0 * 3, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, nll)
+    assert float(gradient) == pytest.approx(multiplier, rel=1e-12)
+
+
+def test_the_state_gets_no_gradient_through_the_average() -> None:
+    ema = scalar(-35.0).requires_grad_()
+    nll = scalar(-812.5).requires_grad_()
+    constrained_loss(GecoState(scalar(1.3), ema), nll, -300.0, 3).backward()
+    assert ema.grad is None
+
+
+def test_loss_is_a_sum_over_images() -> None:
+    now, nlls = state(1.3, -35.0), [-200.0, -250.0, -410.0]
+    together = constrained_loss(now, scalar(sum(nlls)), -300.0, 3)
+    alone = sum(float(constrained_loss(now, scalar(nll), -300.0, 1)) for nll in nlls)
+    assert float(together) == pytest.approx(alone, rel=1e-12)
+
+
+def test_an_update_returns_a_new_state() -> None:
+    before = state(0.7, -300.0)
+    update(before, scalar(-100.0), CONFIG, 1001)
+    assert (float(before.zeta), float(before.ema)) == (0.7, -300.0)
