@@ -80,7 +80,7 @@ def test_acceleration_acts_where_the_average_meets_the_target_and_nowhere_else()
 def test_loss_has_the_averages_value_and_the_constraints_gradient() -> None:
     now = state(1.3, -35.0)
     nll = scalar(-812.5).requires_grad_()
-    loss = constrained_loss(now, nll, target=-300.0, num_images=3)
+    loss = constrained_loss(now, nll, num_images=3)
     multiplier = math.log1p(math.exp(1.3))
     assert float(loss.detach()) == pytest.approx(-multiplier * -35.0 * 3, rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, nll)
@@ -90,14 +90,14 @@ def test_loss_has_the_averages_value_and_the_constraints_gradient() -> None:
 def test_the_state_gets_no_gradient_through_the_average() -> None:
     ema = scalar(-35.0).requires_grad_()
     nll = scalar(-812.5).requires_grad_()
-    constrained_loss(GecoState(scalar(1.3), ema), nll, -300.0, 3).backward()
+    constrained_loss(GecoState(scalar(1.3), ema), nll, 3).backward()
     assert ema.grad is None
 
 
 def test_loss_is_a_sum_over_images() -> None:
     now, nlls = state(1.3, -35.0), [-200.0, -250.0, -410.0]
-    together = constrained_loss(now, scalar(sum(nlls)), -300.0, 3)
-    alone = sum(float(constrained_loss(now, scalar(nll), -300.0, 1)) for nll in nlls)
+    together = constrained_loss(now, scalar(sum(nlls)), 3)
+    alone = sum(float(constrained_loss(now, scalar(nll), 1)) for nll in nlls)
     assert float(together) == pytest.approx(alone, rel=1e-12)
 
 

@@ -93,8 +93,8 @@ def test_a_leaf_has_the_values_and_no_past() -> None:
 
 def test_updates_add_half_by_half_and_halves_stand_side_by_side() -> None:
     q, update = gaussian(0), gaussian(1)
-    assert torch.equal((q + update).mean, q.mean + update.mean)
-    assert torch.equal((q + update).raw, q.raw + update.raw)
+    assert torch.equal(q.moved(update).mean, q.mean + update.mean)
+    assert torch.equal(q.moved(update).raw, q.raw + update.raw)
     assert torch.equal(q.cat()[..., :D], q.mean)
     assert torch.equal(q.cat()[..., D:], q.raw)
 

@@ -40,10 +40,12 @@ class GecoState:
     """Moving average e of the constraint, nats."""
 
 
-def constrained_loss(state: GecoState, nll: Tensor, target: float, num_images: int) -> Tensor:
-    """-softplus(zeta) (c + stopgrad(e - c)) summed over images; `nll` is the scalar sum of their NLL."""
-    constraint = target * num_images - nll
-    return -F.softplus(state.zeta) * (constraint + (state.ema * num_images - constraint).detach())
+def constrained_loss(state: GecoState, nll: Tensor, num_images: int) -> Tensor:
+    """-softplus(zeta) (c + stopgrad(e - c)) summed over images; `nll` is the scalar sum of their NLL.
+
+    The target is in neither the value, which is that of e, nor the gradient.
+    """
+    return F.softplus(state.zeta) * (nll - (nll + state.ema * num_images).detach())
 
 
 def update(state: GecoState, constraint: Tensor, config: GecoConfig, step: int) -> GecoState:

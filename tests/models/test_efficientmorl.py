@@ -633,7 +633,7 @@ def test_single_precision_stays_close_to_double() -> None:
     double = model.loss(images, state, noise=0).total
     single = model.float().loss(images.float(), state, noise=0).total
     assert single.dtype == torch.float32
-    assert float(single) == pytest.approx(float(double), rel=1e-4)
+    assert single.item() == pytest.approx(double.item(), rel=1e-4)
 
 
 # -------------------------------------------------------------------- wrong input

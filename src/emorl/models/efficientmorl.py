@@ -287,9 +287,10 @@ class EfficientMORL(nn.Module):
         nll = LIKELIHOODS[self.config.likelihood](images, log_masks, components, self.config.sigma)
         return nll, (log_masks.detach(), components.detach())
 
-    def _decode_once(self, z: Tensor, images: Tensor, differentiate: bool) -> EagerNLL:
-        if differentiate:
-            return decode_and_differentiate(lambda z: self.decode_nll(z, images), z, list(self.decoder.parameters()))
+    def _decode_once(self, z: Tensor, images: Tensor, training: bool, last: bool) -> EagerNLL:
+        if training or not last:
+            parameters = list(self.decoder.parameters()) if training else []
+            return decode_and_differentiate(lambda z: self.decode_nll(z, images), z, parameters)
         with torch.no_grad():
             nll, decoding = self.decode_nll(z, images)
         return EagerNLL(nll.sum(), nll, torch.zeros_like(z), decoding)
@@ -317,7 +318,7 @@ class EfficientMORL(nn.Module):
         """
         posterior = stage1.top
         z = stage1.samples[-1] if sample else posterior.mean
-        steps = [RefineStep(posterior, z, kl, self._decode_once(z, images, training or num_steps > 0))]
+        steps = [RefineStep(posterior, z, kl, self._decode_once(z, images, training, num_steps == 0))]
         hidden = z.new_zeros(z.shape[0] * z.shape[1], z.shape[2])
         for i in range(1, num_steps + 1):
             before = steps[-1]
@@ -329,7 +330,7 @@ class EfficientMORL(nn.Module):
             if not training:
                 posterior = posterior.leaf()
             z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if sample else posterior.mean
-            nll = self._decode_once(z, images, training or i < num_steps)
+            nll = self._decode_once(z, images, training, i == num_steps)
             steps.append(RefineStep(posterior, z, gaussian_kl(posterior, prior), nll, grad, delta))
         return steps
 
@@ -340,10 +341,7 @@ class EfficientMORL(nn.Module):
     ) -> Inference:
         """See `emorl.models.base.Model.infer`. With refinement, memory is that of one decode whatever I is."""
         config = self.config
-        num_slots = config.num_slots if options.num_slots is None else options.num_slots
-        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
-        if num_slots < 1 or num_steps < 0:
-            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
+        num_slots, num_steps = self._counts(options)
         with torch.inference_mode(False), torch.no_grad():
             x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype)
             noise = as_noise(noise, len(x))
@@ -390,6 +388,15 @@ class EfficientMORL(nn.Module):
                 ),
             )
 
+    def _counts(self, options: InferOptions) -> tuple[int, int]:
+        """K and I of a call."""
+        config = self.config
+        num_slots = config.num_slots if options.num_slots is None else options.num_slots
+        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
+        if num_slots < 1 or num_steps < 0:
+            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
+        return num_slots, num_steps
+
     def _cut(self, stage1: BottomUp, noise: Noise) -> BottomUp:
         """Make the top posterior a leaf, with its sample drawn again so that it depends on it."""
         top = stage1.top.leaf()
@@ -405,13 +412,11 @@ class EfficientMORL(nn.Module):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
         """Posterior means B K D; at zero refinement steps no decoder runs."""
-        config = self.config
-        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
+        num_slots, num_steps = self._counts(options)
         if num_steps > 0:
             return self.infer(images, options, noise=noise).steps[-1].posterior.mean
         with torch.no_grad():
             x = images_to_unit(images, self.initial_mean.dtype)
-            num_slots = config.num_slots if options.num_slots is None else options.num_slots
             return self.bottom_up(x, num_slots, as_noise(noise, len(x))).top.mean
 
     def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
@@ -449,9 +454,7 @@ class EfficientMORL(nn.Module):
         for step in steps:
             reconstruction = step.nll.total
             if constraint is not None:
-                reconstruction = geco.constrained_loss(
-                    constraint, step.nll.total, self.geco_target(images), len(images)
-                )
+                reconstruction = geco.constrained_loss(constraint, step.nll.total, len(images))
             losses.append(state.kl_weight * step.kl.sum() + reconstruction)
         return TrainingPass(stage1, kl_layers, steps, losses)
 
