@@ -84,10 +84,18 @@ def _parse(kind: type[Any], words: Sequence[str], command: str, default: Any = N
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in caught.getvalue().splitlines()]
-        said = [line for line in lines if line]
-        message = said[1] if len(said) > 1 else "the command cannot be understood"
-        raise InputError(f"{message} (emorl {command} --help tells the options)") from None
+        said = _first_paragraph(caught.getvalue())
+        raise InputError(f"{said} (emorl {command} --help tells the options)") from None
+
+
+def _first_paragraph(report: str) -> str:
+    """What stands below the title of tyro's box, up to the next rule. Without UTF-8 it draws with - and spaces."""
+    plain = re.sub(r"\x1b\[[0-9;]*m|\[/?bold\]", "", report)
+    title, *lines = [line for line in (line.strip(" │╭╮╰╯") for line in plain.splitlines()) if line]
+    rules = [i for i, line in enumerate(lines) if not line.strip("─-")]
+    start = 1 if rules[:1] == [0] else 0
+    end = next((i for i in rules if i >= start), len(lines))
+    return " ".join(lines[start:end]) or title
 
 
 def _write_json(path: Path | None, content: Any) -> None:
@@ -97,7 +105,8 @@ def _write_json(path: Path | None, content: Any) -> None:
 
 @contextlib.contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)
 
@@ -405,7 +414,7 @@ def decompose(words: Sequence[str]) -> int:
     for name in options.sources:
         split: Literal["test", "all"] = "test" if name in DATASETS else "all"
         source = open_source(name, split=split, size=_size(about), fit=options.fit)
-        count = options.num_images or (8 if name in DATASETS else len(source))
+        count = (8 if name in DATASETS else len(source)) if options.num_images is None else options.num_images
         sources.append(Subset(source, 0, min(count, len(source))))
     with _bar("decomposing", sum(map(len, sources))) as advance:
         sheets = run_decomposition(model, sources, options.out, chosen, options.seed, advance)
@@ -440,6 +449,8 @@ def benchmark(words: Sequence[str]) -> int:
 
     if not options.memory:
         raise InputError("say what to measure: emorl benchmark --memory")
+    if min(*options.size, options.batch_size) < 1 or min(options.refinement_steps, default=-1) < 0:
+        raise InputError("--size and --batch-size must be at least 1, --refinement-steps one or more, at least 0")
     config = preset(options.preset).model
     rows = training_step_memory(config, options.size, options.batch_size, list(options.refinement_steps))
     table = Table(box=None, pad_edge=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
@@ -61,11 +62,18 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "kl_warmup_steps", "validate_every", "validation_images"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a positive number, got {getattr(self, name)}")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
         starts = [start for start, _ in self.curriculum]
-        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-            raise InputError("curriculum must be (step, I) pairs with growing steps, the first at step 0")
+        growing = starts[:1] == [0] and starts == sorted(set(starts))
+        if not growing or min(count for _, count in self.curriculum) < 0:
+            raise InputError("curriculum must be (step, I) pairs with growing steps, the first at step 0, no I below 0")
 
     def refinement_steps(self, step: int) -> int:
         """I in force at a step."""
@@ -89,16 +97,22 @@ def model_to_json(config: ModelConfig) -> dict[str, Any]:
 T = TypeVar("T")
 
 
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _build(kind: type[T], content: Mapping[str, Any], where: str) -> T:
     try:
-        return dacite.from_dict(kind, content, dacite.Config(strict=True, cast=[tuple]))
+        fields = {key: _tuples(value) for key, value in content.items()}
+        return dacite.from_dict(kind, fields, dacite.Config(strict=True))
     except dacite.DaciteError as error:
         raise InputError(f"{where}: {error}") from None
 
 
 def model_from_json(content: Any, where: str) -> ModelConfig:
     """A model's config; raises InputError, beginning with `where`, for unknown names, keys or types."""
-    if not isinstance(content, dict) or content.get("name") not in MODELS:
+    if not isinstance(content, dict) or str(content.get("name")) not in MODELS:
         raise InputError(f"{where}: names no known model; there are: {', '.join(MODELS)}")
     fields = {key: value for key, value in content.items() if key != "name"}
     return _build(MODELS[content["name"]].config, fields, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,14 @@ def decompose(
     """Decompose every image of every source into files of `folder`; returns the sheets.
 
     Per image NAME_masks.png, NAME_reconstruction.png, NAME_slotK_mask.png and NAME_slotK.png, NAME being the
-    source's name and the image's position. Per source NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D,
-    posterior means), their `std` and the positions `index`. Memory does not grow with the number of images,
-    beyond the codes.
+    source's name (with a number where several are called the same) and the image's position. Per source
+    NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D, posterior means), their `std` and the positions
+    `index`. Memory does not grow with the number of images, beyond the codes.
     """
     sheets: list[Path] = []
-    for source in sources:
-        stem = Path(source.name).stem or "image"
+    for source, stem in zip(sources, _stems(sources), strict=True):
         codes: list[dict[str, np.ndarray]] = []
-        chunk = PER_SHEET
+        chunk = PER_SHEET if source.size else 1  # pictures of their own sizes are read one at a time
         for start in range(0, len(source), chunk):
             scenes = source.read(np.arange(start, min(len(source), start + chunk)))
             found = infer(model, scenes, options, seed)
@@ -58,3 +58,12 @@ def decompose(
         with write_whole(folder / f"{stem}_slots.npz", overwrite=True) as file:
             np.savez(file, allow_pickle=False, **joined)
     return sheets
+
+
+def _stems(sources: Sequence[Source]) -> list[str]:
+    stems: list[str] = []
+    for source in sources:
+        stem = Path(source.name).stem or "image"
+        numbered = (f"{stem}-{i}" for i in count(2))
+        stems.append(next(name for name in chain([stem], numbered) if name not in stems))
+    return stems

@@ -55,7 +55,7 @@ def score_source(
     model: Model, source: Source, options: InferOptions, seed: int, batch_size: int = 64
 ) -> Iterator[dict[str, np.ndarray]]:
     """Scores per image, batch by batch; memory does not grow with the number of images."""
-    for scenes in iterate(source, batch_size):
+    for scenes in iterate(source, batch_size if source.size else 1):  # pictures of their own sizes: one at a time
         yield score(model, scenes, options, seed)[0]
 
 

@@ -193,7 +193,12 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
             write_json(folder / "config.json", to_json(config))
         else:
             config = from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-        yield config
+        try:
+            yield config
+        except InputError:
+            if fresh and newest_checkpoint(folder) is None:  # the mended command shall find the folder free
+                (folder / "config.json").unlink(missing_ok=True)
+            raise
     finally:
         lock.release()
 
@@ -265,13 +270,18 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop the lines of a log at or after `step`, and a torn last line."""
+    """Drop the lines of a log that come after `step` steps, and a torn last line.
+
+    The line of a training step is written once it is taken, so it counts one more than its number; a line with
+    validation scores says how many were taken.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] >= step:
+            row = json.loads(line)
+            if row["step"] + ("validation" not in row) > step:
                 break
         except (ValueError, KeyError, TypeError):
             break

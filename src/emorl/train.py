@@ -105,6 +105,7 @@ def train(
         about = {"data": config.data, "image_size": list(images.shape[2:]), "seed": config.seed}
 
         with (
+            _write_errors(folder),
             RunLog(folder, state.step) as log,
             _progress(config, state.step) as show,
             _stop_signals() as stop,
@@ -242,7 +243,7 @@ class RunLog:
             cut_log(folder / name, step)
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._timing = (folder / "timing.jsonl").open("a")
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step)
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)  # keeps validation after `step` steps
         self._since = (step, time.perf_counter())
 
     def __enter__(self) -> RunLog:
@@ -287,6 +288,15 @@ class RunLog:
             file.flush()
             os.fsync(file.fileno())
         self._board.flush()
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """A full disk, or a folder that is gone, told in a line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 @contextmanager

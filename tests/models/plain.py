@@ -157,9 +157,8 @@ def tokens(w: Weights, config: EfficientMORLConfig, image: Tensor) -> tuple[Tens
         for i in range(4):
             kernel, bias = w[f"encoder.convs.{2 * i}.weight"], w[f"encoder.convs.{2 * i}.bias"]
             x = torch.relu(F.conv2d(x, kernel, bias, padding=2))
-        waves = 0
     else:
-        patch, waves = config.patch.patch, config.patch.num_waves
+        patch = config.patch.encoder_patch
         for dim in (1, 2):  # the last row and column are repeated
             size = x.shape[dim]
             full = math.ceil(size / patch) * patch
@@ -169,19 +168,19 @@ def tokens(w: Weights, config: EfficientMORLConfig, image: Tensor) -> tuple[Tens
             x = F.conv2d(x, kernel, bias, stride=patch) if i == 0 else F.conv2d(x, kernel, bias, padding=1)
             x = torch.relu(x)
     height, width = x.shape[1:]
-    x = x.permute(1, 2, 0) + linear(w, "encoder.position", grid(height, width, waves))
+    x = x.permute(1, 2, 0) + linear(w, "encoder.position", grid(height, width, 0))
     x = x.reshape(height * width, -1)
     return mlp(w, "encoder.mlp", layer_norm(w, "encoder.norm", x)), height, width
 
 
 def decode(w: Weights, config: EfficientMORLConfig, z: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """K D -> log masks K 1 H W, components K 3 H W."""
-    kind, patch = config.decoder, config.patch.patch
+    kind, patch = config.decoder, config.patch.decoder_patch
     rows, columns, waves = {
         "broadcast": (height + 10, width + 10, 0),
         "small": (height + 6, width + 6, 0),
         "deconv": (math.ceil(height / 16), math.ceil(width / 16), 0),
-        "subpixel": (math.ceil(height / patch), math.ceil(width / patch), config.patch.num_waves),
+        "subpixel": (math.ceil(height / patch), math.ceil(width / patch), config.patch.decoder_waves),
     }[kind]
     num_layers = {"broadcast": 5, "small": 4, "deconv": 6, "subpixel": config.patch.decoder_layers}[kind]
     tile = z.reshape(*z.shape, 1, 1).repeat(1, 1, rows, columns)

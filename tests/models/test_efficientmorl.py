@@ -39,7 +39,13 @@ SMALL = EfficientMORLConfig(
     encoder="patch",
     decoder="subpixel",
     patch=PatchConfig(
-        patch=2, encoder_channels=10, encoder_layers=2, decoder_channels=8, decoder_layers=3, num_waves=1
+        encoder_patch=2,
+        encoder_channels=10,
+        encoder_layers=2,
+        decoder_patch=3,
+        decoder_channels=8,
+        decoder_layers=3,
+        decoder_waves=1,
     ),
 )
 

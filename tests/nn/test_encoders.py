@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from emorl.nn.encoders import ImageEncoder, conv_encoder, coordinates, pad_to_multiple, patch_encoder
-from emorl.nn.grids import position_grid, wave_grid
+from emorl.nn.encoders import ImageEncoder, conv_encoder, pad_to_multiple, patch_encoder
 
 
 def images(height: int, width: int) -> torch.Tensor:
@@ -35,7 +34,7 @@ def test_a_token_per_pixel_in_row_order() -> None:
 @pytest.mark.parametrize("patch", [2, 3, 4])
 def test_a_token_per_patch_in_row_order(patch: int) -> None:
     torch.manual_seed(0)
-    encoder = patch_encoder(6, patch, num_layers=1, num_waves=0).double()
+    encoder = patch_encoder(6, patch, num_layers=1).double()
     x = images(7, 10)
     tokens, grid = encoder(x)
     assert grid == (-(-7 // patch), -(-10 // patch))
@@ -45,7 +44,7 @@ def test_a_token_per_patch_in_row_order(patch: int) -> None:
     assert moved == [4 // patch * grid[1] + 8 // patch]
 
 
-@pytest.mark.parametrize("build", [lambda: conv_encoder(6), lambda: patch_encoder(6, 2, 2, 2)])
+@pytest.mark.parametrize("build", [lambda: conv_encoder(6), lambda: patch_encoder(6, 2, 2)])
 def test_position_reaches_the_tokens(build: Callable[[], ImageEncoder]) -> None:
     """On a picture of one colour, tokens far from the border differ by the position code alone."""
     torch.manual_seed(0)
@@ -74,11 +73,3 @@ def test_padding_repeats_the_last_row_and_column(height: int, width: int, multip
     for i in range(padded.shape[-2]):
         for j in range(padded.shape[-1]):
             assert torch.equal(padded[..., i, j], x[..., min(i, height - 1), min(j, width - 1)])
-
-
-def test_coordinates_are_distances_followed_by_waves() -> None:
-    like = torch.zeros((), dtype=torch.float64)
-    assert torch.equal(coordinates(3, 5, 0, like), position_grid(3, 5, like))
-    both = coordinates(3, 5, 2, like)
-    assert torch.equal(both[:4], position_grid(3, 5, like))
-    assert torch.equal(both[4:], wave_grid(3, 5, 2, like))

@@ -61,3 +61,11 @@ def test_dtype_follows_the_request() -> None:
     for dtype in (torch.float32, torch.float64):
         assert position_grid(2, 3, torch.zeros((), dtype=dtype)).dtype == dtype
         assert wave_grid(2, 3, 2, torch.zeros((), dtype=dtype)).dtype == dtype
+
+
+def test_waves_follow_the_distances() -> None:
+    like = torch.zeros((), dtype=torch.float64)
+    assert torch.equal(position_grid(3, 5, like, 0), position_grid(3, 5, like))
+    both = position_grid(3, 5, like, 2)
+    assert torch.equal(both[:4], position_grid(3, 5, like))
+    assert torch.equal(both[4:], wave_grid(3, 5, 2, like))

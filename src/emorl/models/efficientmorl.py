@@ -47,14 +47,18 @@ from emorl.types import Decoding, Inference, Layer, Loss, Posterior, Step
 class PatchConfig:
     """Sizes of the patch encoder and the sub-pixel decoder, ours; the paper's networks have no free sizes."""
 
-    patch: int = 2
+    encoder_patch: int = 2
     """Pixels per token and side."""
     encoder_channels: int = 32
     encoder_layers: int = 3
-    decoder_channels: int = 32
+    """Convolutions, the strided one included."""
+    decoder_patch: int = 4
+    """Pixels per position and side of the decoder's grid."""
+    decoder_channels: int = 64
     decoder_layers: int = 4
-    num_waves: int = 0
-    """Cosines per axis beside the four border distances."""
+    """Convolutions, the sub-pixel one included."""
+    decoder_waves: int = 4
+    """Cosines of position per axis beside the four border distances."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ class EfficientMORL(nn.Module):
             self.encoder, channels = conv_encoder(), 64
         else:
             channels = patch.encoder_channels
-            self.encoder = patch_encoder(channels, patch.patch, patch.encoder_layers, patch.num_waves)
+            self.encoder = patch_encoder(channels, patch.encoder_patch, patch.encoder_layers)
         if config.decoder == "broadcast":
             self.decoder: nn.Module = broadcast_decoder(dim)
         elif config.decoder == "small":
@@ -210,7 +214,7 @@ class EfficientMORL(nn.Module):
             self.decoder = DeconvDecoder(dim)
         else:
             self.decoder = subpixel_decoder(
-                dim, patch.decoder_channels, patch.patch, patch.decoder_layers, patch.num_waves
+                dim, patch.decoder_channels, patch.decoder_patch, patch.decoder_layers, patch.decoder_waves
             )
         self.attention = SetAttention(channels, dim)
         self.norm_slots = nn.LayerNorm(dim)

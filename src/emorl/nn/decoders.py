@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.encoders import coordinates
+from emorl.nn.grids import position_grid
 
 
 def conv_of_tiled(conv: nn.Conv2d, z: Tensor, grid: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n 4 H W: mask logit last, RGB before its sigmoid first."""
         h, w = -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
-        grid = self.position(coordinates(h, w, self.num_waves, z).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
+        grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
         first, *rest = self.layers
         assert isinstance(first, nn.Conv2d)
         x = conv_of_tiled(first, z, grid)  # n C h w
@@ -89,7 +89,7 @@ class DeconvDecoder(nn.Module):
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """As `ConvDecoder.forward`."""
-        grid = coordinates(-(-height // 16), -(-width // 16), 0, z)  # 4 h w
+        grid = position_grid(-(-height // 16), -(-width // 16), z)  # 4 h w
         grid = self.position(grid.permute(1, 2, 0)).permute(2, 0, 1)  # D h w
         x = (z[:, :, None, None] + grid).contiguous(memory_format=torch.channels_last)  # n D h w
         out: Tensor = self.layers(x)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.grids import position_grid, wave_grid
+from emorl.nn.grids import position_grid
 
 
 class ImageEncoder(nn.Module):
@@ -15,12 +15,11 @@ class ImageEncoder(nn.Module):
     `stride` is that of `convs` as a whole: above 1, tokens are patches of the picture.
     """
 
-    def __init__(self, convs: nn.Sequential, channels: int, stride: int = 1, num_waves: int = 0) -> None:
+    def __init__(self, convs: nn.Sequential, channels: int, stride: int = 1) -> None:
         super().__init__()
         self.convs = convs
         self.stride = stride
-        self.num_waves = num_waves
-        self.position = nn.Linear(4 + 2 * num_waves, channels)
+        self.position = nn.Linear(4, channels)
         self.norm = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
 
@@ -29,15 +28,9 @@ class ImageEncoder(nn.Module):
         images = pad_to_multiple(images, self.stride).contiguous(memory_format=torch.channels_last)
         x = self.convs(images)  # B C h w
         h, w = x.shape[-2:]
-        grid = coordinates(h, w, self.num_waves, x)  # P h w
+        grid = position_grid(h, w, x)  # 4 h w
         x = x.permute(0, 2, 3, 1) + self.position(grid.permute(1, 2, 0))  # B h w C
         return self.mlp(self.norm(x.flatten(1, 2))), (h, w)  # B N C
-
-
-def coordinates(height: int, width: int, num_waves: int, like: Tensor) -> Tensor:
-    """The four border distances, followed by 2 num_waves cosines: P H W."""
-    grid = position_grid(height, width, like)
-    return torch.cat([grid, wave_grid(height, width, num_waves, like)]) if num_waves else grid
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
@@ -55,9 +48,9 @@ def conv_encoder(channels: int = 64) -> ImageEncoder:
     return ImageEncoder(nn.Sequential(*layers), channels)
 
 
-def patch_encoder(channels: int, patch: int, num_layers: int, num_waves: int) -> ImageEncoder:
+def patch_encoder(channels: int, patch: int, num_layers: int) -> ImageEncoder:
     """A token per patch: one strided convolution, then 3x3 ones, `num_layers` in all."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels, patch, stride=patch), nn.ReLU()]
     for _ in range(num_layers - 1):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
-    return ImageEncoder(nn.Sequential(*layers), channels, patch, num_waves)
+    return ImageEncoder(nn.Sequential(*layers), channels, patch)

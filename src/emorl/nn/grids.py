@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def position_grid(height: int, width: int, like: Tensor) -> Tensor:
-    """Distances to the four borders in [0, 1], 4 H W, with the dtype and device of `like`.
+def position_grid(height: int, width: int, like: Tensor, num_waves: int = 0) -> Tensor:
+    """Distances to the four borders in [0, 1], 4 H W, with the dtype and device of `like`; then 2 num_waves cosines.
 
     Channel 0 falls and channel 1 rises down the rows; channel 2 rises and channel 3 falls along the columns: the
     order of the released EfficientMORL weights. Slot Attention's official order differs.
@@ -15,7 +15,8 @@ def position_grid(height: int, width: int, like: Tensor) -> Tensor:
     rows = torch.linspace(0, 1, height, dtype=like.dtype, device=like.device)
     cols = torch.linspace(0, 1, width, dtype=like.dtype, device=like.device)
     down, right = torch.meshgrid(rows, cols, indexing="ij")
-    return torch.stack([1 - down, down, right, 1 - right])
+    grid = torch.stack([1 - down, down, right, 1 - right])
+    return torch.cat([grid, wave_grid(height, width, num_waves, like)]) if num_waves else grid
 
 
 def wave_grid(height: int, width: int, num_waves: int, like: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""Presets: the paper's values, and every one of them trains and infers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from emorl.config import TrainConfig, to_json
+from emorl.errors import InputError
+from emorl.models import MODELS, build_model, model_name
+from emorl.models.base import InferOptions, Model
+from emorl.presets import PRESETS, full_name, preset
+
+# K, D, likelihood, sigma, GECO target of an image, H W, decoder, steps, curriculum, I at test time, training images:
+# the table of the paper's training, section 4 and App. F.
+PAPER: dict[str, tuple[Any, ...]] = {
+    "tetrominoes": (4, 32, "gaussian", 0.3, -4500, (35, 35), "small", 200_000, ((0, 3),), 3, 60_000),
+    "multi-dsprites": (
+        *(6, 64, "gaussian", 0.1, None, (64, 64), "broadcast", 300_000),
+        *(((0, 3), (100_000, 1)), 1, 60_000),
+    ),
+    "clevr6": (
+        *(7, 64, "mixture", 0.1, -61_000, (96, 96), "broadcast", 300_000),
+        *(((0, 3), (100_000, 1)), 1, 50_000),
+    ),
+}
+
+ABLATIONS = {
+    "tetrominoes-no-geco": ("tetrominoes", {"geco": None}),
+    "tetrominoes-single-gru": ("tetrominoes", {"gru": "single"}),
+    "tetrominoes-reversed": ("tetrominoes", {"prior": "reversed"}),
+    "tetrominoes-bottom-up": ("tetrominoes", {"prior": "bottom-up"}),
+    "clevr6-no-geco": ("clevr6", {"geco": None}),
+    "clevr6-single-gru": ("clevr6", {"gru": "single"}),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_values_are_the_papers(name: str) -> None:
+    config = preset(name)
+    model = config.model
+    size = PAPER[name][5]
+    target = None if model.geco is None else pytest.approx(model.geco.target_per_element * 3 * size[0] * size[1])
+    found = (
+        *(model.num_slots, model.slot_dim, model.likelihood, model.sigma, target, size, model.decoder),
+        *(config.steps, config.curriculum, model.refinement_steps, config.num_images),
+    )
+    assert found == PAPER[name]
+    assert config.data == name
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_values_that_all_of_the_papers_runs_share(name: str) -> None:
+    config = preset(name)
+    assert (config.batch_size, config.learning_rate, config.clip_norm) == (32, 4e-4, 5.0)
+    assert (config.warmup_steps, config.decay, config.half_life_steps) == (10_000, "half-life", 100_000)
+    assert config.kl_warmup_steps == 0
+    model = config.model
+    assert (model.num_layers, model.prior, model.gru, model.kl_weight) == (3, "reversed++", "dual", 1.0)
+    assert (model.encoder, model.loss_weights, model.initial_weights) == ("conv", "paper", "released")
+    if model.geco:
+        assert (model.geco.warmup_steps, model.geco.decay, model.geco.rate) == (1000, 0.99, 1e-6)
+
+
+@pytest.mark.parametrize(("name", "count"), [("tetrominoes", 467_236), ("clevr6", 666_500)])
+def test_parameter_counts_are_the_published_models(name: str, count: int) -> None:
+    model = build_model(preset(name).model)
+    assert isinstance(model, nn.Module)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_differs_in_what_it_ablates_alone(name: str) -> None:
+    base, changes = ABLATIONS[name]
+    config = preset(name)
+    assert {"prior": "reversed++", "gru": "dual", **changes} == {
+        "prior": config.model.prior,
+        "gru": config.model.gru,
+        **{key: getattr(config.model, key) for key in changes},
+    }
+    original = {key: getattr(preset(base).model, key) for key in changes}
+    assert replace(config, model=replace(config.model, **original)) == preset(base)
+
+
+def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
+    assert {name.removeprefix("efficientmorl/") for name in PRESETS} == {*PAPER, *ABLATIONS, "nano"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_a_step_and_infers(name: str) -> None:
+    config = preset(name)
+    torch.manual_seed(0)
+    model = build_model(config.model)
+    assert isinstance(model, nn.Module) and isinstance(model, Model)
+    images = torch.randint(0, 256, (1, 3, 14, 11), dtype=torch.uint8)
+
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+    state = replace(model.initial_state(), refinement_steps=config.refinement_steps(0))
+    loss = model.loss(images, state, noise=0)
+    loss.total.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+    optimizer.step()
+    state = model.next_state(state, loss)
+    assert state.step == 1
+    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+    found = model.infer(images, noise=0)
+    assert found.masks.shape == (1, config.model.num_slots, 1, 14, 11)
+    torch.testing.assert_close(found.masks.sum(dim=1), torch.ones(1, 1, 14, 11))
+    assert found.reconstruction.shape == images.shape
+    assert len(found.steps) == config.model.refinement_steps + 1
+    assert model.encode(images, InferOptions(refinement_steps=0)).shape == found.slots.shape
+
+
+# ----------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_names_say_model_and_data(name: str) -> None:
+    config = PRESETS[name]()
+    model, _, data = name.partition("/")
+    assert model == model_name(config.model) and model in MODELS
+    assert data == "nano" or data.startswith(config.data)
+    assert preset(name) == preset(data) == config
+    assert full_name(data) == full_name(name) == name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_what_it_is(name: str) -> None:
+    first = (PRESETS[name].__doc__ or "").splitlines()[0]
+    assert re.fullmatch(r"\S.*\.", first)
+
+
+def test_presets_are_made_afresh() -> None:
+    assert all(isinstance(make(), TrainConfig) for make in PRESETS.values())
+    assert asdict(preset("nano")) == {**to_json(preset("nano")), "model": asdict(preset("nano").model)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("tetrominos", "efficientmorl/tetrominoes"),
+        ("clevr", "efficientmorl/clevr6"),
+        ("nanoo", "efficientmorl/nano"),
+        ("eficientmorl/multi-dsprites", "efficientmorl/multi-dsprites"),
+    ],
+)
+def test_an_unknown_preset_is_answered_with_the_nearest(wrong: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"unknown preset {wrong}; did you mean {meant}?"):
+        preset(wrong)
+
+
+def test_a_preset_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(InputError) as caught:
+        preset("?/?")
+    assert all(name in str(caught.value) for name in PRESETS)

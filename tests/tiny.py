@@ -1,0 +1,87 @@
+"""A model and a run so small that a training step takes milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from emorl.config import TrainConfig, to_json
+from emorl.geco import GecoConfig
+from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig, PatchConfig
+
+MODEL = EfficientMORLConfig(
+    num_slots=3,
+    slot_dim=8,
+    num_layers=2,
+    refinement_steps=1,
+    likelihood="gaussian",
+    sigma=0.3,
+    encoder="patch",
+    decoder="subpixel",
+    patch=PatchConfig(
+        encoder_patch=5,
+        encoder_channels=8,
+        encoder_layers=1,
+        decoder_patch=5,
+        decoder_channels=8,
+        decoder_layers=1,
+    ),
+    initial_weights="pytorch",
+)
+
+RUN = TrainConfig(
+    model=MODEL,
+    data="tetrominoes",
+    num_images=9,
+    batch_size=2,
+    steps=16,
+    learning_rate=1e-3,
+    warmup_steps=3,
+    half_life_steps=10,
+    kl_warmup_steps=5,
+    curriculum=((0, 1), (6, 2)),
+    log_every=1,
+    validate_every=4,
+    validation_images=2,
+    checkpoint_every=3,
+)
+"""Validation and checkpoint fall together at step 12."""
+
+GECO_RUN = replace(
+    RUN,
+    model=replace(MODEL, geco=GecoConfig(target_per_element=0.5, warmup_steps=4, rate=1e-5)),
+    kl_warmup_steps=0,
+)
+
+
+def build(config: EfficientMORLConfig = MODEL, seed: int = 0) -> EfficientMORL:
+    """A model ready for inference, with the weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EfficientMORL(config).eval().requires_grad_(False)
+
+
+def words(config: TrainConfig) -> list[str]:
+    """The words behind `emorl train` that ask for a config."""
+    preset = "tetrominoes" if config.model.geco else "nano"
+    return [preset, *_options("", to_json(config))]
+
+
+def _options(prefix: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _options(f"{prefix}{name}.", value)
+        elif value is not None and f"{prefix}{name}" != "model.name":
+            yield f"--{prefix}{name}".replace("_", "-")
+            yield from _flat(value)
+
+
+def _flat(value: Any) -> Iterator[str]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield str(value)
