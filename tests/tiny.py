@@ -37,31 +37,33 @@ RUN = TrainConfig(
     data="tetrominoes",
     num_images=9,
     batch_size=2,
-    steps=16,
+    steps=14,
     learning_rate=1e-3,
     warmup_steps=3,
     half_life_steps=10,
     kl_warmup_steps=5,
-    curriculum=((0, 1), (6, 2)),
+    curriculum=((0, 1), (5, 2)),
     log_every=1,
-    validate_every=4,
+    validate_every=6,
     validation_images=2,
-    checkpoint_every=3,
+    checkpoint_every=4,
 )
 """Validation and checkpoint fall together at step 12."""
 
 GECO_RUN = replace(
     RUN,
-    model=replace(MODEL, geco=GecoConfig(target_per_element=0.5, warmup_steps=4, rate=1e-5)),
+    model=replace(MODEL, geco=GecoConfig(target_per_element=-1.0, warmup_steps=4, rate=1e-5)),
     kl_warmup_steps=0,
 )
 
 
 def build(config: EfficientMORLConfig = MODEL, seed: int = 0) -> EfficientMORL:
-    """A model ready for inference, with the weights of a seed."""
+    """A model ready for inference, with the weights of a seed, in the layout of loaded ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EfficientMORL(config).eval().requires_grad_(False)
+        model = EfficientMORL(config).eval().requires_grad_(False)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def words(config: TrainConfig) -> list[str]:

@@ -7,9 +7,7 @@ as text, so that PNG is crisp and PDF keeps its fonts. Slot k has the colour `sl
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from emorl.errors import InputError
+from emorl.files import write_whole
 from emorl.metrics.iou import match
 from emorl.types import Batch, Inference
 
@@ -397,20 +396,13 @@ def _sheet(groups: list[_Group], title: str | None) -> Figure:
 
 
 def _write(path: Path, save: Callable[..., object]) -> None:
-    """Let `save` fill a file under another name, then give it its own: readers never see a part of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Let `save` fill a file, whole or not at all; folders on the way are made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with write_whole(path, overwrite=True) as file:
+        save(file)
 
 
 def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -133,11 +133,11 @@ def train(
                 if validation is not None and state.step % config.validate_every == 0:
                     model.remember(state)
                     log.validation(state.step, model, validation)
-                if stop.is_set():
-                    reason = "interrupted"
-                elif max_minutes is not None and time.monotonic() - started > 60 * max_minutes:
-                    reason = "time"
                 finished = state.step == config.steps
+                if stop.is_set() and not finished:
+                    reason = "interrupted"
+                elif max_minutes is not None and time.monotonic() - started > 60 * max_minutes and not finished:
+                    reason = "time"
                 if finished or reason != "finished" or state.step % config.checkpoint_every == 0:
                     log.flush()
                     model.remember(state)
@@ -182,7 +182,7 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> tuple[Mo
         try:
             optimizer.load_state_dict(checkpoint.training["optimizer"])
             state = _state_from_tensors(checkpoint.training["state"], device)
-        except (KeyError, ValueError, TypeError) as error:
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} is damaged ({error})") from None
     return model, optimizer, state
 

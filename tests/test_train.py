@@ -1,0 +1,638 @@
+"""A run is a function of its config: repeated, killed, stopped or interrupted, its metrics are the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emorl import runs
+from emorl.cli import main
+from emorl.config import TrainConfig
+from emorl.data.npz import write_npz
+from emorl.data.sources import open_source
+from emorl.errors import InputError
+from emorl.runs import newest_checkpoint, read_json
+from emorl.train import ImageOrder, Outcome, RunLog, learning_rate, load_data, restore, train
+from tests import tiny
+
+CONFIGS = {"plain": tiny.RUN, "geco": tiny.GECO_RUN}
+QUIET = replace(tiny.GECO_RUN, validate_every=0)
+KILLER = Path(__file__).with_name("killer.py")
+EMORL = [sys.executable, "-m", "emorl"]
+
+KEYS = {
+    *("step", "loss", "nll", "kl", "kl_per_layer", "nll_per_step", "kl_per_step", "delta_norm_per_step"),
+    *("zeta", "geco_ema", "learning_rate", "grad_norm", "refinement_steps"),
+}
+
+
+def go(folder: Path, config: TrainConfig | None = None, **options: Any) -> Outcome:
+    """Train without a word."""
+    return train(folder, config, report=lambda line: None, **options)
+
+
+def metrics(folder: Path) -> bytes:
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of training steps or of validation."""
+    lines = [json.loads(line) for line in metrics(folder).splitlines()]
+    return [row for row in lines if ("validation" in row) == (kind == "validation")]
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None
+    return load_file(checkpoint / "weights.safetensors")
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert metrics(folder) == metrics(other)
+    ours, theirs = final_weights(folder), final_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run of either config that nothing disturbed."""
+    folders: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in folders:
+            config = {**CONFIGS, "quiet": QUIET}[name]
+            folders[name] = tmp_path_factory.mktemp("finished") / name
+            assert go(folders[name], config) == Outcome(config.steps, "finished")
+        return folders[name]
+
+    return run
+
+
+Finished = Callable[[str], Path]
+
+
+# ----------------------------------------------------------------------- schedules
+
+
+def test_the_rate_grows_then_halves() -> None:
+    config = replace(tiny.RUN, learning_rate=4e-4, warmup_steps=1000, half_life_steps=500, decay="half-life")
+    rates = [learning_rate(config, step) for step in (0, 250, 1000, 1250, 1500, 2000)]
+    assert rates == pytest.approx([0, 1e-4, 4e-4, 4e-4 * 2**-0.5, 2e-4, 1e-4])
+    assert learning_rate(config, 999) < learning_rate(config, 1000) > learning_rate(config, 1001)
+
+
+def test_the_rate_follows_half_a_cosine_to_two_percent() -> None:
+    config = replace(tiny.RUN, learning_rate=1e-3, warmup_steps=100, steps=1100, decay="cosine")
+    rates = [learning_rate(config, step) for step in (0, 50, 100, 600, 1100, 5000)]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 0.51e-3, 2e-5, 2e-5])
+    falling = [learning_rate(config, step) for step in range(100, 1101)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_without_warm_up_the_rate_is_whole_at_once() -> None:
+    for config in (replace(tiny.RUN, warmup_steps=0), replace(tiny.RUN, warmup_steps=0, decay="cosine")):
+        assert learning_rate(config, 0) == config.learning_rate
+
+
+def test_every_epoch_is_a_new_order_of_all_images() -> None:
+    config = replace(tiny.RUN, num_images=10, batch_size=3)
+    order = ImageOrder(config)
+    epochs = [[order(3 * epoch + i).tolist() for i in range(3)] for epoch in range(20)]
+    for epoch in epochs:
+        seen = sum(epoch, [])
+        assert len(set(seen)) == 9 and set(seen) <= set(range(10))
+    assert len({str(epoch) for epoch in epochs}) == 20
+    assert {i for epoch in epochs for batch in epoch for i in batch} == set(range(10))
+
+
+def test_the_images_of_a_step_do_not_depend_on_the_steps_before() -> None:
+    config = replace(tiny.RUN, num_images=10, batch_size=3)
+    order = ImageOrder(config)
+    in_turn = [order(step).tolist() for step in range(12)]
+    assert [ImageOrder(config)(step).tolist() for step in range(12)] == in_turn
+    assert [order(step).tolist() for step in reversed(range(12))] == in_turn[::-1]
+    other = ImageOrder(replace(config, seed=1))
+    assert [other(step).tolist() for step in range(12)] != in_turn
+
+
+# ----------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_line_has_the_documented_keys(finished: Finished, name: str) -> None:
+    config = CONFIGS[name]
+    found = rows(finished(name), "training")
+    assert [row["step"] for row in found] == list(range(config.steps))
+    for row in found:
+        assert set(row) == (KEYS | {"constraint"} if config.model.geco else KEYS)
+        count = config.refinement_steps(row["step"])
+        assert row["refinement_steps"] == count
+        assert len(row["kl_per_layer"]) == config.model.num_layers
+        assert len(row["nll_per_step"]) == len(row["kl_per_step"]) == count + 1
+        assert len(row["delta_norm_per_step"]) == count
+        assert (row["nll"], row["kl"]) == (row["nll_per_step"][-1], row["kl_per_step"][-1])
+        assert row["kl_per_step"][0] == pytest.approx(sum(row["kl_per_layer"]), rel=1e-5)
+        assert row["learning_rate"] == learning_rate(config, row["step"])
+        assert (row["zeta"] is None) == (row["geco_ema"] is None) == (config.model.geco is None)
+
+
+def test_the_multiplier_moves_once_the_constraint_is_used(finished: Finished) -> None:
+    geco = tiny.GECO_RUN.model.geco
+    assert geco is not None
+    found = rows(finished("geco"), "training")
+    assert {row["geco_ema"] for row in found[: geco.warmup_steps + 1]} == {0.0}
+    assert len({row["geco_ema"] for row in found[geco.warmup_steps + 1 :]}) == len(found) - geco.warmup_steps - 1
+    zeta = float(final_weights(finished("geco"))["geco_zeta"])
+    assert zeta >= found[-1]["zeta"] > found[0]["zeta"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_clock_times_are_in_a_file_of_their_own(finished: Finished, name: str) -> None:
+    assert not re.search(rb"time|second|date", metrics(finished(name)))
+    timing = [json.loads(line) for line in (finished(name) / "timing.jsonl").read_bytes().splitlines()]
+    assert [row["step"] for row in timing] == list(range(1, CONFIGS[name].steps))
+    assert all(row["seconds_per_step"] > 0 for row in timing)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_validation_is_scored_on_images_that_are_not_trained_on(finished: Finished, name: str) -> None:
+    found = rows(finished(name), "validation")
+    assert [row["step"] for row in found] == [6, 12]
+    scores = {"mse", "foreground_ari", "ari", "miou", "nll", "kl", "kl_stage1"}
+    assert all(set(row["validation"]) == scores for row in found)
+    images, validation = load_data(CONFIGS[name], torch.device("cpu"))
+    assert images.shape == (9, 3, 35, 35) and images.dtype == torch.uint8
+    assert validation is not None
+    assert validation.index.tolist() == [60_320, 60_321]  # behind the training and the test split
+
+
+def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
+    names = {path.name for path in finished("plain").iterdir() if not path.name.startswith(".")}
+    assert names == {"config.json", "versions.json", "metrics.jsonl", "timing.jsonl", "tensorboard", "checkpoint"}
+    checkpoint = newest_checkpoint(finished("plain"))
+    assert checkpoint is not None and checkpoint.name == "000014"
+    assert {path.name for path in checkpoint.iterdir()} == {"config.json", "weights.safetensors", "training.pt"}
+    about = read_json(checkpoint / "config.json")["about"]
+    assert about == {"data": "tetrominoes", "image_size": [35, 35], "seed": 0, "steps": 14}
+
+
+def test_the_loss_falls(finished: Finished) -> None:
+    found = rows(finished("plain"), "training")
+    assert np.mean([row["nll"] for row in found[-4:]]) < np.mean([row["nll"] for row in found[:4]])
+    assert all(math.isfinite(row["loss"]) for row in found)
+
+
+# ----------------------------------------------------------------------- repeated
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_repeated_is_the_same_bytes(finished: Finished, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(99)  # the global generator is neither read nor written
+    np.random.seed(99)
+    before = torch.get_rng_state()
+    go(tmp_path / "run", CONFIGS[name])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_run(tmp_path / "run", finished(name))
+
+
+def test_another_seed_is_another_run(finished: Finished, tmp_path: Path) -> None:
+    go(tmp_path / "run", replace(tiny.RUN, seed=1, steps=3))
+    first, other = rows(finished("plain"), "training")[0], rows(tmp_path / "run", "training")[0]
+    assert first["loss"] != other["loss"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_validation_does_not_change_the_training(finished: Finished, name: str, tmp_path: Path) -> None:
+    go(tmp_path / "run", replace(CONFIGS[name], validate_every=0))
+    assert not rows(tmp_path / "run", "validation")
+    assert rows(tmp_path / "run", "training") == rows(finished(name), "training")
+    ours, theirs = final_weights(tmp_path / "run"), final_weights(finished(name))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_logging_and_checkpoints_do_not_change_the_training(finished: Finished, tmp_path: Path) -> None:
+    go(tmp_path / "run", replace(tiny.RUN, log_every=5, checkpoint_every=100, validate_every=0))
+    assert rows(tmp_path / "run", "training") == rows(finished("plain"), "training")[::5]
+    ours, theirs = final_weights(tmp_path / "run"), final_weights(finished("plain"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+# ----------------------------------------------------------------------- killed
+
+
+def start(folder: Path, words: list[str]) -> subprocess.Popen[str]:
+    """The command line in a process of its own, with as many threads as here."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*EMORL, "train", *words], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def kill_when(process: subprocess.Popen[str], happens: Callable[[], bool]) -> None:
+    while process.poll() is None and not happens():
+        time.sleep(0.0005)
+    process.kill()
+    process.communicate()
+
+
+def resume_words(folder: Path, config: TrainConfig) -> list[str]:
+    if (folder / "config.json").exists():
+        return ["--resume", str(folder)]
+    return [*tiny.words(config), "--run", str(folder)]
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, resume_words(folder, tiny.RUN))
+    kill_when(process, (folder / "tensorboard").exists)  # before the first checkpoint
+    assert process.returncode == -signal.SIGKILL
+    assert read_json(folder / "config.json") == read_json(finished("plain") / "config.json")
+    process = start(folder, resume_words(folder, tiny.RUN))
+    kill_when(process, lambda: any((folder / "checkpoint").glob("*.tmp")))  # in the middle of one
+    go(folder, None)
+    assert_same_run(folder, finished("plain"))
+
+
+@contextlib.contextmanager
+def killer(cases: list[tuple[list[str], str, int]]) -> Iterator[list[tuple[int, int]]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    result = subprocess.run(
+        [sys.executable, str(KILLER)], input=json.dumps(cases), env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    yield [(code, found) for code, found in json.loads(result.stdout)]
+
+
+# What the run is about to do when it is killed, with checkpoints at 4, 8, ...
+MOMENTS = {
+    "begin-of-first-checkpoint": (r"os.mkdir .*/000004\.tmp", 1),
+    "weights-written": (r"open .*/000004\.tmp/\.config\.json", 1),
+    "all-written": (r"open .*/000008\.tmp/training\.pt", 1),
+    "before-the-name": (r"os.rename .*/000008\.tmp", 1),
+    "two-whole-checkpoints": (r"shutil.rmtree .*/000004$", 1),
+    "old-one-half-gone": (r"os.remove (.*/)?weights\.safetensors", 1),
+    "log-being-cut": (r"os.rename .*metrics\.jsonl", 1),
+}
+
+
+def test_a_run_killed_while_it_writes_resumes_to_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+    new = [*tiny.words(QUIET), "--run"]
+    cases = [(["train", *new, str(tmp_path / name)], *moment) for name, moment in MOMENTS.items() if "log" not in name]
+    # A log is cut when a run is resumed: this one is killed twice.
+    cut = tmp_path / "log-being-cut"
+    cases += [
+        (["train", *new, str(cut)], *MOMENTS["all-written"]),
+        (["train", "--resume", str(cut)], *MOMENTS["log-being-cut"]),
+    ]
+    with killer(cases) as results:
+        assert [code for code, _ in results] == [-signal.SIGKILL] * len(cases)
+    for name in MOMENTS:
+        go(tmp_path / name, None)
+        assert_same_run(tmp_path / name, finished("quiet"))
+        assert [path.name for path in (tmp_path / name / "checkpoint").iterdir()] == ["000014"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_killed_before_any_file_operation_resumes(finished: Finished, name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+
+    def case(folder: Path, number: int) -> tuple[list[str], str, int]:
+        touched = rf"{re.escape(str(folder))}|^os\.(remove|rmdir) [^/]*$"
+        return ["train", *tiny.words(config), "--run", str(folder)], touched, number
+
+    with killer([case(tmp_path / "all", 0)]) as results:
+        assert results[0][0] == 0
+        operations = results[0][1]
+    assert operations > 60
+    assert_same_run(tmp_path / "all", finished(name))
+
+    numbers = range(1, operations, 3)
+    with killer([case(tmp_path / str(number), number) for number in numbers]) as results:
+        assert {code for code, _ in results} == {-signal.SIGKILL}
+    for number in numbers:
+        folder = tmp_path / str(number)
+        go(folder, None if (folder / "config.json").exists() else config)
+        assert_same_run(folder, finished(name))
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_killed_many_times_at_random_resumes(name: str, tmp_path: Path) -> None:
+    """In one run, ten real processes are killed at random moments; lines are many enough to be torn."""
+    config = replace(CONFIGS[name], steps=400, checkpoint_every=40, validate_every=60, half_life_steps=300)
+    go(tmp_path / "whole", config)
+    folder, rng = tmp_path / "run", random.Random(0)
+    for _ in range(10):
+        process = start(folder, resume_words(folder, config))
+        begun = (folder / "timing.jsonl").stat().st_mtime_ns if (folder / "timing.jsonl").exists() else 0
+
+        def running(begun: int = begun) -> bool:
+            path = folder / "timing.jsonl"
+            return path.exists() and path.stat().st_mtime_ns > begun
+
+        kill_at = time.monotonic() + rng.uniform(0, 1.5) + 60
+
+        def due() -> bool:
+            nonlocal kill_at
+            if running() and kill_at > time.monotonic() + 10:  # the clock starts once the run has opened its logs
+                kill_at = time.monotonic() + rng.uniform(0, 1.0)
+            return time.monotonic() > kill_at
+
+        kill_when(process, due)
+    assert go(folder, None if (folder / "config.json").exists() else config).reason == "finished"
+    assert_same_run(folder, tmp_path / "whole")
+
+
+# ----------------------------------------------------------------------- stopped
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_in_many_pieces_is_the_same_bytes(finished: Finished, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = CONFIGS[name]
+    outcomes = [go(folder, config, max_minutes=0)]
+    while outcomes[-1].reason != "finished":
+        outcomes.append(go(folder, None, max_minutes=0))
+    assert outcomes[:-1] == [Outcome(step, "time") for step in range(1, config.steps)]
+    assert outcomes[-1].step == config.steps
+    assert_same_run(folder, finished(name))
+
+
+def test_a_time_limit_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder), "--max-minutes", "0"]) == 0
+    assert f"stopped at step 1 of 14; continue with: emorl train --resume {folder}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "termination"])
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    finished: Finished, name: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: signal.raise_signal(number))
+        outcome = train(folder, CONFIGS[name], report=said.append)
+    assert outcome == Outcome(7, "interrupted")
+    assert said == [f"stopped at step 7 of 14; continue with: emorl train --resume {folder}"]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert go(folder, None) == Outcome(14, "finished")
+    assert_same_run(folder, finished(name))
+
+
+def at_step(patch: pytest.MonkeyPatch, step: int, happens: Callable[[], object]) -> None:
+    """Let something happen right after the line of a step is logged."""
+    log = RunLog.metrics
+
+    def metrics(self: RunLog, row: dict[str, Any]) -> None:
+        log(self, row)
+        if row["step"] == step:
+            happens()
+
+    patch.setattr(RunLog, "metrics", metrics)
+
+
+def test_a_second_interruption_stops_at_once(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, twice)
+        assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 130
+    assert capsys.readouterr().err == "emorl: interrupted\n"
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None and checkpoint.name == "000004"
+    go(folder, None)
+    assert_same_run(folder, finished("plain"))
+
+
+def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    endless = replace(tiny.RUN, steps=10**6, validate_every=0)
+    process = start(folder, [*tiny.words(endless), "--run", str(folder)])
+    while process.poll() is None and newest_checkpoint(folder) is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    told = [line for line in out.splitlines() if f"emorl train --resume {folder}" in line]
+    assert len(told) == 1
+    step = int(re.findall(r"stopped at step (\d+)", told[0])[0])
+    assert [row["step"] for row in rows(folder, "training")] == list(range(step))
+    assert go(folder, None, max_minutes=0) == Outcome(step + 1, "time")
+
+
+# ----------------------------------------------------------------------- resumed
+
+
+def test_a_finished_run_says_so_and_stays(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished("plain"), folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    said: list[str] = []
+    assert train(folder, None, report=said.append) == Outcome(14, "finished")
+    assert said == [f"{folder}: finished already, 14 steps"]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run that was stopped after seven of its steps."""
+    folder = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        assert go(folder, tiny.RUN).step == 7
+    return folder
+
+
+@pytest.mark.parametrize("end", ["", '{"step": 7, "lo', '{"step": 7}\n{"step": 8, "validation": {}}\n{"st', "\0\0\0"])
+def test_a_torn_end_of_the_log_is_dropped(finished: Finished, stopped: Path, end: str) -> None:
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        with (stopped / name).open("a") as file:
+            file.write(end)
+    go(stopped, None)
+    assert_same_run(stopped, finished("plain"))
+    timing = (stopped / "timing.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["seconds_per_step"] > 0 for line in timing)
+
+
+def test_leftovers_of_a_checkpoint_are_ignored_and_cleaned(finished: Finished, stopped: Path) -> None:
+    for name in ("000009.tmp", "000099.tmp"):
+        half = stopped / "checkpoint" / name
+        half.mkdir()
+        (half / "weights.safetensors").write_bytes(b"half")
+    go(stopped, None)
+    assert [path.name for path in (stopped / "checkpoint").iterdir()] == ["000014"]
+    assert_same_run(stopped, finished("plain"))
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = newest_checkpoint(stopped)
+    assert checkpoint is not None
+
+    def refused() -> str:
+        assert main(["train", "--resume", str(stopped)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("emorl: ") and err.count("\n") == 1
+        return err
+
+    whole = (checkpoint / "training.pt").read_bytes()
+    (checkpoint / "training.pt").write_bytes(whole[: len(whole) // 2])
+    assert "training.pt" in refused()
+    for content in ({}, [], {"optimizer": {}, "state": {}}, {"optimizer": 3, "state": {"geco": None}}):
+        torch.save(content, checkpoint / "training.pt")
+        assert "damaged" in refused()
+    (checkpoint / "training.pt").write_bytes(whole)
+    (checkpoint / "weights.safetensors").write_bytes(b"")
+    assert "weights.safetensors" in refused()
+
+
+def test_a_second_writer_is_refused(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 10, lambda: codes.append(main(["train", "--resume", str(stopped)])))
+        assert go(stopped, None).reason == "finished"
+    assert codes == [2]
+    assert capsys.readouterr().err == f"emorl: {stopped}: another process is writing this run\n"
+
+
+def test_a_run_is_not_begun_where_one_is(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = metrics(stopped)
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(stopped)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert metrics(stopped) == before
+
+
+def test_restored_is_what_was_saved(stopped: Path) -> None:
+    model, optimizer, state = restore(stopped, tiny.RUN, torch.device("cpu"))
+    assert (state.step, state.refinement_steps) == (7, 2)
+    assert isinstance(model, torch.nn.Module)
+    saved = final_weights(stopped)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    steps = {float(moments["step"]) for moments in optimizer.state_dict()["state"].values()}
+    assert steps == {7.0}
+
+
+# ----------------------------------------------------------------------- what cannot be written or read
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: patch.setattr(runs, "save_file", full))
+        assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: cannot write") and err.count("\n") == 1
+    assert os.strerror(errno.ENOSPC) in err
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["000004"]
+    go(folder, None)
+    assert_same_run(folder, finished("plain"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_a_log_on_a_full_disk_is_told_in_one_line(
+    finished: Finished, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = RunLog.__init__
+
+    def on_full_disk(self: RunLog, folder: Path, step: int) -> None:
+        begin(self, folder, step)
+        self._metrics.close()
+        self._metrics = open("/dev/full", "a")  # noqa: SIM115
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "__init__", on_full_disk)
+        assert main(["train", "--resume", str(stopped)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"emorl: cannot write to {stopped}: ") and err.count("\n") == 1
+    checkpoint = newest_checkpoint(stopped)
+    assert checkpoint is not None and checkpoint.name == "000007"
+    go(stopped, None)
+    assert_same_run(stopped, finished("plain"))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "checkpoint"])
+def test_something_in_the_way_is_told_in_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    if name == "metrics.jsonl":
+        (folder / name).mkdir(parents=True)
+    else:
+        folder.mkdir()
+        (folder / name).touch()
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: cannot write") and err.count("\n") == 1
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("emorl: cannot write") and err.count("\n") == 1
+
+
+def test_data_that_cannot_be_used_leaves_the_folder_free(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for changes, said in (
+        ({"data": "tetrominos"}, "tetrominoes"),
+        ({"num_images": 60_001}, "60001"),
+        ({"image_size": (8, 8)}, "35 x 35"),
+    ):
+        with pytest.raises(InputError, match=said):
+            go(folder, replace(tiny.RUN, **changes))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="device"):
+        go(folder, tiny.RUN, device="abacus")
+    assert go(folder, replace(tiny.RUN, steps=1)).reason == "finished"
+
+
+def test_a_file_without_splits_is_trained_on_without_validation(tmp_path: Path) -> None:
+    source = open_source("tetrominoes")
+    write_npz(tmp_path / "own.npz", [source.read(np.arange(4))])
+    config = replace(tiny.RUN, data=str(tmp_path / "own.npz"), data_split="all", num_images=4, steps=4)
+    images, validation = load_data(config, torch.device("cpu"))
+    assert validation is None
+    assert torch.equal(images, torch.from_numpy(source.read(np.arange(4)).image).permute(0, 3, 1, 2))
+    assert go(tmp_path / "run", config).reason == "finished"
+    assert len(rows(tmp_path / "run", "training")) == 4
+    with pytest.raises(InputError, match="split"):
+        go(tmp_path / "other", replace(config, data_split="train"))
