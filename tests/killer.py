@@ -14,6 +14,8 @@ import signal
 import sys
 import tempfile
 
+import torch._dynamo  # noqa: F401  # what the first optimizer imports, so that no child has to
+
 from emorl.cli import main
 
 OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}

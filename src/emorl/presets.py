@@ -9,7 +9,7 @@ from dataclasses import replace
 from emorl.config import TrainConfig
 from emorl.errors import InputError
 from emorl.geco import GecoConfig
-from emorl.models.efficientmorl import EfficientMORLConfig, PatchConfig
+from emorl.models.efficientmorl import EfficientMORLConfig
 
 
 def tetrominoes() -> TrainConfig:
@@ -62,18 +62,18 @@ def nano() -> TrainConfig:
             slot_dim=32,
             refinement_steps=1,
             likelihood="gaussian",
-            sigma=0.1,
+            sigma=0.17,
             encoder="patch",
             decoder="subpixel",
-            patch=PatchConfig(),
             initial_weights="pytorch",
         ),
         data="tetrominoes",
-        batch_size=16,
+        batch_size=8,
         steps=20_000,
         learning_rate=1e-3,
         warmup_steps=500,
         decay="cosine",
+        kl_warmup_steps=4000,
         curriculum=((0, 1),),
     )
 

@@ -197,7 +197,8 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
             yield config
         except InputError:
             if fresh and newest_checkpoint(folder) is None:  # the mended command shall find the folder free
-                (folder / "config.json").unlink(missing_ok=True)
+                for name in ("config.json", "versions.json"):
+                    (folder / name).unlink(missing_ok=True)
             raise
     finally:
         lock.release()

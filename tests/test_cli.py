@@ -1,0 +1,429 @@
+"""Commands: what they write, and that whatever is wrong is told in one line with exit code 2."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import emorl
+from emorl.cli import COMMANDS, main
+from emorl.config import to_json
+from emorl.data.sources import make, open_source
+from emorl.models.efficientmorl import EfficientMORL, as_released
+from emorl.presets import PRESETS, preset
+from emorl.released import to_released_names
+from emorl.runs import load_weights, make_weights, read_json
+from tests import tiny
+from tests.models.plain import random_weights
+
+Capture = pytest.CaptureFixture[str]
+SCORES = {"foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights, data, and whatever can be wrong with them."""
+    folder = tmp_path_factory.mktemp("files")
+    about = {"data": "tetrominoes", "image_size": [35, 35]}
+    make_weights(folder / "weights", tiny.build(), about)
+    make_weights(folder / "misshapen", tiny.build(), about)
+    tensors = load_file(folder / "misshapen" / "weights.safetensors")
+    tensors["attention.key.weight"] = torch.zeros(3, 5)
+    save_file(tensors, folder / "misshapen" / "weights.safetensors")
+
+    make("tetrominoes", folder / "good.tfrecords", num=6)
+    whole = (folder / "good.tfrecords").read_bytes()
+    (folder / "truncated.tfrecords").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(flipped) // 2] ^= 1
+    (folder / "flipped.tfrecords").write_bytes(flipped)
+    make("tetrominoes", folder / "good.npz", num=6)
+    image = np.zeros((2, 8, 8, 3), np.uint8)
+    np.savez(folder / "mask.npz", image=image, mask=np.zeros((2, 8, 7), np.uint8))
+    np.savez(folder / "floats.npz", image=image / 255.0)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
+    Image.new("RGB", (9, 9), "red").save(folder / "good.png")
+    torch.save({"model": {"x": Hostile(folder / "it-ran")}}, folder / "hostile.pth")
+    (folder / "empty").mkdir()
+    (folder / "config-only").mkdir()
+    (folder / "config-only" / "config.json").write_text("{")
+    return folder
+
+
+class Hostile:
+    """Makes a folder when a careless reader unpickles it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+# ----------------------------------------------------------------------- what is wrong
+
+WRONG = {
+    # the command itself
+    "nonsense": "nonsense",
+    "--nonsense": "--nonsense",
+    "data": "make, show or info",
+    "data nonsense": "make, show or info",
+    "benchmark": "--memory",
+    "train": "efficientmorl/nano",
+    # unknown options, wrong and missing values
+    "train nano --nonsense 3": "--nonsense",
+    "train nano nonsense": "nonsense",
+    "train nano --steps many": "--steps",
+    "train nano --steps": "--steps",
+    "train nano --steps 0": "steps",
+    "train nano --decay sudden": "sudden",
+    "train nano --curriculum 0": "--curriculum",
+    "train nano --curriculum 1 1": "curriculum",
+    "train nano --image-size 5": "--image-size",
+    "train nano --model.decoder big": "big",
+    "train nano --batch-size 70000": "batch_size",
+    "train nano --device abacus": "abacus",
+    "train nano --data nonsense": "nonsense",
+    "train nano --data {files}/mask.npz --data-split all": "mask",
+    "train nano --data {files}/flipped.tfrecords --data-split all": "flipped.tfrecords",
+    "train nano --data {files}/good.npz": "split",
+    "train nano --data {files}/good.npz --data-split all --batch-size 1": "num_images",
+    "train tetrominos": "did you mean efficientmorl/tetrominoes?",
+    "train --resume": "--resume",
+    "train --resume missing": "missing",
+    "train --resume {files}/empty": "no run to resume",
+    "train --resume {files}/config-only": "config.json",
+    "train --resume {files}/empty --steps 3": "--steps",
+    "evaluate": "required",
+    "evaluate {files}/weights --nonsense": "--nonsense",
+    "evaluate {files}/weights --split sideways": "sideways",
+    "evaluate {files}/weights --num-slots few": "--num-slots",
+    "evaluate {files}/weights --num-slots 0 --num-images 2": "num_slots",
+    "evaluate {files}/weights --refinement-steps -1 --num-images 2": "refinement_steps",
+    "evaluate {files}/weights --batch-size 0": "--batch-size",
+    "evaluate {files}/weights --num-images 0": "no images",
+    "evaluate {files}/weights --num-images 321 --refinement-steps 0": "319",
+    "evaluate {files}/weights --device abacus": "abacus",
+    "evaluate {files}/weights --num-images 1 --json missing/results.json": "missing",
+    "decompose {files}/weights {files}/good.png": "--out",
+    "decompose {files}/weights tetrominoes --num-images 0 --out out": "no images",
+    "decompose {files}/weights {files}/good.png --num-slots 300 --out out": "256",
+    "decompose {files}/weights {files}/good.png --out {files}/good.png": "cannot write",
+    "decompose {files}/weights {files}/good.png --out {files}/good.png/out": "cannot write",
+    "demo --weights {files}/weights --num-images 0": "--num-images",
+    "demo --weights {files}/weights --num-images 1 --out demo.txt": ".png",
+    "data make tetrominoes": "--out",
+    "data make tetrominoes --out scenes.txt": ".npz",
+    "data make tetrominoes --num 2 --out missing/scenes.npz": "missing",
+    "data make tetrominoes --num 2 --out {files}/good.npz": "exists",
+    "data make tetrominoes --num 0 --out scenes.npz": "0 scenes",
+    "data make nonsense --out scenes.npz": "nonsense",
+    "data show tetrominoes --num 0": "--num",
+    "data show tetrominoes --first 99999": "60319",
+    "data show {files}/good.npz --out sheet.txt": ".png",
+    "data show {files}/good.npz --out {files}/good.png/sheet.png": "cannot write",
+    "data info {files}/good.npz --json missing/facts.json": "missing",
+    "benchmark --memory --size 0 8": "--size",
+    "benchmark --memory --batch-size 0": "--batch-size",
+    "benchmark --memory --refinement-steps": "--refinement-steps",
+    "benchmark --memory --refinement-steps -1": "--refinement-steps",
+    "benchmark --memory --preset nonsense": "nonsense",
+    "verify-reference": "reference file",
+    "verify-reference {files}/good.npz --dtype float16": "float16",
+    "import-released {files}/hostile.pth --out out": "--preset",
+    # files that are not there
+    "evaluate missing": "missing",
+    "evaluate {files}/weights --data missing.npz": "missing.npz",
+    "decompose {files}/weights missing.png --out out": "missing.png",
+    "demo --weights missing": "missing",
+    "data show missing.tfrecords": "missing.tfrecords",
+    "data info missing.npz": "missing.npz",
+    "verify-reference missing.npz": "missing.npz",
+    "import-released missing.pth --preset tetrominoes --out out": "missing.pth",
+    # files that are damaged or of another kind
+    "evaluate {files}/weights --data {files}/truncated.tfrecords": "truncated.tfrecords",
+    "evaluate {files}/weights --data {files}/flipped.tfrecords": "flipped.tfrecords",
+    "evaluate {files}/weights --data {files}/broken.png": "broken.png",
+    "evaluate {files}/weights --data {files}/mask.npz": "'mask'",
+    "evaluate {files}/weights --data {files}/floats.npz": "'image'",
+    "evaluate {files}/weights --data {files}/empty": "no pictures",
+    "evaluate {files}/misshapen": "attention.key.weight has shape (3, 5)",
+    "evaluate {files}/empty": "neither",
+    "evaluate {files}/good.npz": "good.npz",
+    "decompose {files}/misshapen {files}/good.png --out out": "attention.key.weight",
+    "decompose {files}/weights {files}/broken.png --out out": "broken.png",
+    "decompose {files}/weights {files}/mask.npz --out out": "'mask'",
+    "data show {files}/truncated.tfrecords": "truncated.tfrecords",
+    "data show {files}/flipped.tfrecords": "flipped.tfrecords",
+    "data show {files}/broken.png": "broken.png",
+    "data info {files}/truncated.tfrecords": "truncated.tfrecords",
+    "data info {files}/flipped.tfrecords": "flipped.tfrecords",
+    "data info {files}/mask.npz": "'mask'",
+    "verify-reference {files}/good.npz": "not a reference file",
+    "verify-reference {files}/broken.png": "broken.png",
+    "import-released {files}/hostile.pth --preset tetrominoes --out out": "refused",
+    "import-released {files}/good.npz --preset tetrominoes --out out": "good.npz",
+    "import-released {files}/hostile.pth --preset nonsense --out out": "nonsense",
+}
+"""Words -> what the line must speak of."""
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_is_wrong_is_told_in_one_line(
+    words: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.format(files=files).split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: ") and err.endswith("\n") and err.count("\n") == 1
+    assert WRONG[words] in err
+    assert "Traceback" not in err and "---" not in err and "──" not in err and "\x1b" not in err
+    assert not (files / "it-ran").exists()
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert not left  # a command that is refused leaves no half results
+
+
+def test_nothing_is_asked_and_all_is_told(capsys: Capture) -> None:
+    assert main([]) == 2
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert main(["--help"]) == main(["-h"]) == 0
+    assert capsys.readouterr().out == 2 * out
+
+
+def test_the_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{emorl.__version__}\n"
+
+
+def test_boxes_of_the_parser_leave_no_trace(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """It draws others where it writes UTF-8, and colours on a terminal."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO(), encoding="utf-8"))
+    assert main(["evaluate", str(files / "weights"), "--split", "sideways"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: invalid choice 'sideways' for argument '--split'. Expected one of (")
+    assert err.endswith("). (emorl evaluate --help tells the options)\n")
+
+
+# ----------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*COMMANDS, "data make", "data show", "data info", "train nano", "train clevr6"],
+)
+def test_every_command_has_help(words: str, capsys: Capture) -> None:
+    try:
+        code: object = main([*words.split(), "--help"])
+    except SystemExit as stop:  # the way of the parser
+        code = stop.code or 0
+    assert code == 0
+    out, err = capsys.readouterr()
+    assert words.split()[0] in out and len(out.splitlines()) > 2 and not err
+
+
+def test_every_command_says_what_it_does() -> None:
+    for command in COMMANDS.values():
+        assert (command.__doc__ or "").strip()
+
+
+def test_help_of_train_lists_the_presets(capsys: Capture) -> None:
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name.removeprefix("efficientmorl/") in out for name in PRESETS)
+
+
+# ----------------------------------------------------------------------- data
+
+
+@pytest.mark.parametrize("name", ["scenes.npz", "scenes.tfrecords"])
+def test_scenes_are_made_shown_and_described(name: str, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / name
+    words = ["data", "make", "tetrominoes", "--out", str(path), "--num", "5", "--split", "test", "--seed", "3"]
+    assert main(words) == 0
+    assert str(path) in capsys.readouterr().out
+    made, scenes = open_source(path), open_source("tetrominoes", split="test", seed=3)
+    assert len(made) == 5
+    np.testing.assert_array_equal(made.read(np.arange(5)).image, scenes.read(np.arange(5)).image)
+    assert main(words) == 2 and main([*words, "--overwrite"]) == 0
+    capsys.readouterr()
+
+    assert main(["data", "show", str(path), "--out", str(tmp_path / "sheet.png"), "--num", "3", "--first", "1"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 35
+    capsys.readouterr()
+
+    assert main(["data", "info", str(path), "--json", str(tmp_path / "facts.json")]) == 0
+    facts = read_json(tmp_path / "facts.json")
+    assert facts == {**made.describe(), "fingerprint": made.fingerprint()}
+    assert (facts["num_images"], facts["size"]) == (5, [35, 35])
+    out = capsys.readouterr().out
+    assert all(f"{key}: " in out for key in facts)
+
+
+# ----------------------------------------------------------------------- train
+
+
+def test_every_value_of_a_config_can_be_given(tmp_path: Path) -> None:
+    for name, config in (("plain", tiny.RUN), ("geco", tiny.GECO_RUN)):
+        given = replace(config, steps=1, validate_every=0)
+        assert main(["train", *tiny.words(given), "--run", str(tmp_path / name)]) == 0
+        assert read_json(tmp_path / name / "config.json") == json.loads(json.dumps(to_json(given)))
+
+
+def test_a_run_folder_is_named_after_preset_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = tiny.words(replace(tiny.RUN, steps=1, validate_every=0, seed=7))
+    assert main(["train", *words, "--released"]) == 0
+    folder = tmp_path / "runs" / "efficientmorl-nano-seed7"
+    assert main(["train", *words]) == 2  # it is there
+    released = json.loads(json.dumps(to_json(replace(tiny.RUN, model=as_released(tiny.MODEL)))))
+    assert read_json(folder / "config.json")["model"] == released["model"]
+    assert main(["train", f"--resume={folder}"]) == 0
+
+
+def test_a_run_folder_can_be_evaluated_and_decomposed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = replace(tiny.RUN, steps=2, validate_every=0)
+    assert main(["train", *tiny.words(config), "--run", str(run)]) == 0
+    assert main(["evaluate", str(run), "--num-images", "2", "--json", str(tmp_path / "results.json")]) == 0
+    assert read_json(tmp_path / "results.json")["data"]["name"] == "tetrominoes"
+    assert main(["decompose", str(run), "tetrominoes", "--num-images", "1", "--out", str(tmp_path / "out")]) == 0
+
+
+# ----------------------------------------------------------------------- evaluate, demo, benchmark
+
+
+def test_results_are_written_and_repeat(files: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["evaluate", str(files / "weights"), "--num-images", "3", "--seed", "2"]
+    for name, more in (("one", []), ("again", ["--batch-size", "2"])):
+        assert main([*words, *more, "--json", str(tmp_path / f"{name}.json")]) == 0
+    row = read_json(tmp_path / "one.json")
+    again = read_json(tmp_path / "again.json")
+    assert row.keys() == SCORES | {"weights", "options", "data", "version"}
+    assert all(row[name].keys() == {"mean", "std", "num_images"} for name in SCORES)
+    assert row["weights"] == str(files / "weights") and row["options"]["seed"] == 2
+    assert row["data"]["num_images"] == 3
+    for name in SCORES:
+        assert again[name]["mean"] == pytest.approx(row[name]["mean"], rel=1e-4)
+    assert again["ari"] == row["ari"]
+    assert f"{row['mse']['mean']:.4g}" in capsys.readouterr().out
+
+
+def test_a_sweep_gives_a_row_for_every_pair(files: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(files / "weights"), "--data", str(files / "good.tfrecords"), "--num-images", "2"]
+    sweep = ["--num-slots", "3", "5", "--refinement-steps", "0", "1", "2"]
+    assert main([*words, *sweep, "--json", str(tmp_path / "sweep.json")]) == 0
+    content = read_json(tmp_path / "sweep.json")
+    assert content.keys() == {"rows"}
+    pairs = [(row["options"]["num_slots"], row["options"]["refinement_steps"]) for row in content["rows"]]
+    assert pairs == [(k, i) for k in (3, 5) for i in (0, 1, 2)]
+    assert all(row.keys() >= SCORES for row in content["rows"])
+
+
+def test_files_are_evaluated_whole_and_as_they_are_named(files: Path, tmp_path: Path) -> None:
+    found = []
+    for name in ("good.npz", "good.tfrecords"):
+        out = tmp_path / f"{name}.json"
+        assert main(["evaluate", str(files / "weights"), "--data", str(files / name), "--json", str(out)]) == 0
+        found.append(read_json(out))
+    assert [row["data"]["name"] for row in found] == ["good.npz", "good.tfrecords"]
+    assert found[0]["data"]["num_images"] == 6
+    assert all(found[0][name] == found[1][name] for name in SCORES)  # the same scenes in two formats
+
+
+def test_pictures_are_evaluated_without_masks(files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    for fit in ("crop", "none"):
+        words = ["evaluate", str(files / "weights"), "--data", str(files / "good.png"), "--fit", fit]
+        assert main([*words, "--posterior-mean", "--json", str(out)]) == 0
+        row = read_json(out)
+        assert row["mse"]["num_images"] == 1 and "ari" not in row and row["options"]["sample"] is False
+
+
+def test_the_demo(files: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["demo", "--weights", str(files / "weights"), "--num-images", "2", "--out", str(tmp_path / "demo.png")]
+    assert main([*words, "--json", str(tmp_path / "demo.json")]) == 0
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert min(picture.size) > 35
+    row = read_json(tmp_path / "demo.json")
+    assert row.keys() >= SCORES and "images 60000-60319 images 0-1" in row["data"]["fingerprint"]
+    assert str(tmp_path / "demo.png") in capsys.readouterr().out
+
+
+def test_memory_is_measured(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "memory.json"
+    words = "benchmark --memory --preset nano --size 12 10 --batch-size 2 --refinement-steps 0 2".split()
+    assert main([*words, "--json", str(out)]) == 0
+    rows = read_json(out)
+    assert [row["config"]["refinement_steps"] for row in rows] == [0, 2]
+    for row in rows:
+        assert row.keys() >= {"what", "config", "peak_bytes", "device"} and row["peak_bytes"] > 0
+        assert row["config"]["preset"] == "nano" and row["config"]["size"] == [12, 10]
+    assert "1.000" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------- reference and released weights
+
+
+def test_the_reference_is_met_and_a_changed_one_is_not(shared: Path, tmp_path: Path, capsys: Capture) -> None:
+    good, bad = shared / "reference" / "gaussian_small.npz", tmp_path / "perturbed.npz"
+    out = tmp_path / "checks.json"
+    assert main(["verify-reference", str(good), "--json", str(out)]) == 0
+    checks = read_json(out)
+    assert checks and all(check["passed"] for check in checks)
+    assert "0 over tolerance" in capsys.readouterr().out
+
+    with np.load(good) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["components_1"] = arrays["components_1"] * (1 + 1e-6)
+    np.savez(bad, **arrays)
+    assert main(["verify-reference", str(bad), "--json", str(out)]) == 1
+    failed = [check for check in read_json(out) if not check["passed"]]
+    assert [(check["file"], check["quantity"]) for check in failed] == [("perturbed.npz", "components_1")]
+    assert "1 over tolerance" in capsys.readouterr().out
+    assert main(["verify-reference", str(bad), "--dtype", "float32"]) == 0  # too little to be seen
+
+
+def test_released_weights_are_imported(tmp_path: Path, capsys: Capture) -> None:
+    model = EfficientMORL(as_released(preset("tetrominoes").model))
+    random_weights(model, 0)
+    model.geco_zeta.fill_(0.75)
+    theirs = {f"module.{name}": tensor for name, tensor in to_released_names(model.state_dict()).items()}
+    theirs["module.geco_beta"] = model.geco_zeta
+    torch.save({"step": 200_000, "model": theirs}, tmp_path / "released.pth")
+
+    out = tmp_path / "weights"
+    words = ["import-released", str(tmp_path / "released.pth"), "--preset", "tetrominoes", "--out", str(out)]
+    assert main(words) == 0
+    assert str(out) in capsys.readouterr().out
+    imported, about = load_weights(out)
+    assert isinstance(imported, EfficientMORL)
+    assert imported.config == model.config and about["data"] == "tetrominoes"
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(imported.state_dict()[name], tensor), name
+    words_of_use = ["evaluate", str(out), "--num-images", "1", "--refinement-steps", "0"]
+    assert main(words_of_use) == 0
+
+    assert main(words) == 2  # nothing is replaced
+    assert "exists" in capsys.readouterr().err
+    other = [*words[:2], "--preset", "clevr6", "--out", str(tmp_path / "other")]
+    assert main(other) == 2  # of another size
+    assert "has shape" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

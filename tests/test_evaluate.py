@@ -1,0 +1,260 @@
+"""Scores of an image depend on the image, its position and the seed; a perfect model has perfect scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import emorl
+from emorl.data.base import Source, Subset
+from emorl.data.npz import Npz, write_npz
+from emorl.data.pictures import Pictures
+from emorl.data.sources import open_source
+from emorl.errors import InputError
+from emorl.evaluate import DEFINITIONS, evaluate, infer, score, score_source, summary, to_tensor
+from emorl.models.base import InferOptions
+from emorl.types import Batch, Inference
+from tests import tiny
+
+SCORES = {"foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"}
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return Subset(open_source("tetrominoes", split="test"), 0, 7)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.build()
+
+
+# ----------------------------------------------------------------------- one image alone
+
+
+def labels(found: Inference) -> Tensor:
+    return found.masks[:, :, 0].argmax(dim=1)
+
+
+@pytest.mark.parametrize("options", [InferOptions(), InferOptions(5, 3), InferOptions(sample=False)])
+def test_results_do_not_depend_on_the_batch(source: Source, model: Any, options: InferOptions) -> None:
+    def all_scores(batch_size: int) -> dict[str, np.ndarray]:
+        batches = list(score_source(model, source, options, 4, batch_size))
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    whole = all_scores(64)
+    assert {len(values) for values in whole.values()} == {7}
+    for batch_size in (1, 3):
+        parts = all_scores(batch_size)
+        for name in ("ari", "foreground_ari", "miou"):
+            np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
+        np.testing.assert_allclose(parts["mse"], whole["mse"], rtol=0, atol=1e-5)
+        for name in ("nll", "kl", "kl_stage1"):
+            np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, err_msg=name)
+
+    together = labels(infer(model, source.read(np.arange(7)), options, 4))
+    alone = [labels(infer(model, source.read(np.array([i])), options, 4)) for i in range(7)]
+    assert torch.equal(torch.cat(alone), together)
+    backwards = labels(infer(model, source.read(np.arange(7)[::-1]), options, 4))
+    assert torch.equal(backwards.flip(0), together)
+
+
+def test_an_image_is_the_same_however_it_is_reached(source: Source, model: Any) -> None:
+    """Its noise belongs to its position in the whole source."""
+    part = Subset(open_source("tetrominoes", split="test"), 3, 5)
+    whole = open_source("tetrominoes", split="all")
+    found = [
+        infer(model, source.read(np.array([3, 4])), InferOptions(), 0),
+        infer(model, part.read(np.array([0, 1])), InferOptions(), 0),
+        infer(model, whole.read(np.array([60_003, 60_004])), InferOptions(), 0),
+    ]
+    assert all(torch.equal(other.masks, found[0].masks) for other in found[1:])
+
+
+def test_seeds_repeat_and_differ(source: Source, model: Any) -> None:
+    first = evaluate(model, source, seed=5)
+    torch.manual_seed(1)
+    assert evaluate(model, source, seed=5) == first
+    other = evaluate(model, source, seed=6)
+    assert other["nll"]["mean"] != first["nll"]["mean"] and other["options"]["seed"] == 6
+
+
+def test_scoring_changes_neither_the_model_nor_the_global_generator(source: Source, model: Any) -> None:
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    evaluate(model, source)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+# ----------------------------------------------------------------------- perfect and constant models
+
+
+@dataclass(frozen=True)
+class OracleConfig:
+    num_slots: int = 4
+    refinement_steps: int = 0
+
+
+class Oracle(nn.Module):
+    """Knows the answers: each label of the true masks, by position, in a slot of its own."""
+
+    def __init__(self, masks: np.ndarray, *, wrong: bool = False) -> None:
+        super().__init__()
+        self.config = OracleConfig()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.masks = masks
+        self.wrong = wrong
+
+    def infer(self, images: Tensor, options: InferOptions = InferOptions(), *, noise: Any = None) -> Inference:
+        labels = torch.from_numpy(self.masks[noise.indices]).long()
+        labels = torch.zeros_like(labels) if self.wrong else (labels + 2) % 4
+        masks = nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2)[:, :, None].float()
+        unit = images / 255
+        components = unit[:, None].expand(-1, 4, -1, -1, -1)
+        return Inference(masks, components, 1 - unit if self.wrong else unit, torch.zeros(len(images), 4, 1))
+
+
+@pytest.fixture
+def oblong(tmp_path: Path) -> Npz:
+    """Scenes that are wider than high, so that no exchange of axes goes unnoticed."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((5, 9, 14), np.uint8)
+    mask[:, 1:4, 2:12] = 1
+    mask[:, 5:, :3] = 2
+    mask[1:, 5:8, 10:] = 3
+    image = rng.integers(0, 256, (5, 9, 14, 3), np.uint8)
+    write_npz(tmp_path / "oblong.npz", [Batch(image, np.arange(5), mask)])
+    return Npz(tmp_path / "oblong.npz")
+
+
+def test_a_perfect_model_has_perfect_scores(oblong: Npz) -> None:
+    truth = oblong.read(np.arange(5)).mask
+    assert truth is not None
+    row = evaluate(Oracle(truth), oblong, batch_size=2)  # type: ignore[arg-type]
+    for name in ("foreground_ari", "ari", "miou"):
+        assert row[name] == {"mean": 1.0, "std": 0.0, "num_images": 5}
+    assert row["mse"]["mean"] == pytest.approx(0, abs=1e-12)
+    assert not {"nll", "kl", "kl_stage1"} & row.keys()
+
+
+def test_a_model_that_sees_one_thing_scores_nothing(oblong: Npz) -> None:
+    batch = oblong.read(np.arange(5))
+    assert batch.mask is not None
+    scores, _ = score(Oracle(batch.mask, wrong=True), batch, InferOptions(), 0)  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores["ari"], 0, atol=1e-9)
+    np.testing.assert_allclose(scores["foreground_ari"], 0, atol=1e-9)
+    expected = ((2 * (batch.image / 255.0) - 1) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(scores["mse"], expected, rtol=1e-5)
+
+
+def test_images_keep_their_values_and_axes() -> None:
+    image = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    tensor = to_tensor(image)
+    assert tensor.shape == (2, 3, 4, 5) and tensor.dtype == torch.uint8
+    assert int(tensor[1, 2, 3, 4]) == image[1, 3, 4, 2]
+
+
+# ----------------------------------------------------------------------- results
+
+
+def test_results_have_the_documented_keys(source: Source, model: Any) -> None:
+    advanced: list[int] = []
+    row = evaluate(model, source, seed=3, batch_size=4, progress=advanced.append)
+    assert advanced == [4, 3]
+    assert row.keys() == SCORES | {"options", "data", "version"}
+    for name in SCORES:
+        assert row[name].keys() == {"mean", "std", "num_images"}
+        assert row[name]["num_images"] == 7 and row[name]["std"] >= 0
+    for name in ("miou", "mse"):
+        assert 0 <= row[name]["mean"] <= 1
+    assert row["version"] == emorl.__version__
+    assert row["options"]["seed"] == 3 and row["options"]["definitions"] == DEFINITIONS
+    assert {"num_slots", "refinement_steps", "sample"} <= row["options"].keys()
+    assert row["data"] == {"name": "tetrominoes", "fingerprint": source.fingerprint(), "num_images": 7}
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_every_score_is_defined() -> None:
+    assert SCORES <= DEFINITIONS.keys()
+
+
+def test_means_are_over_images(source: Source, model: Any) -> None:
+    row = evaluate(model, source, seed=1, batch_size=2)
+    batches = list(score_source(model, source, InferOptions(), 1))
+    assert len(batches) == 1
+    for name, values in batches[0].items():
+        assert row[name]["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert row[name]["std"] == pytest.approx(values.std(), rel=1e-4, abs=1e-9)
+
+
+def test_options_say_what_was_used(source: Source, model: Any) -> None:
+    few = Subset(source, 0, 2)
+    default = evaluate(model, few)["options"]
+    assert (default["num_slots"], default["refinement_steps"], default["sample"]) == (3, 1, True)
+    asked = evaluate(model, few, options=InferOptions(num_slots=5, refinement_steps=0, sample=False))
+    chosen = asked["options"]
+    assert (chosen["num_slots"], chosen["refinement_steps"], chosen["sample"]) == (5, 0, False)
+    assert asked["kl"] == asked["kl_stage1"]  # nothing was refined
+
+
+def test_more_slots_and_steps_are_other_results(source: Source, model: Any) -> None:
+    few = Subset(source, 0, 2)
+    found = {(k, i): evaluate(model, few, options=InferOptions(k, i)) for k in (2, 3) for i in (0, 2)}
+    assert len({row["nll"]["mean"] for row in found.values()}) == 4
+    for k in (2, 3):  # the first stage is the same however much is refined
+        assert found[k, 0]["kl_stage1"] == found[k, 0]["kl"] == found[k, 2]["kl_stage1"] != found[k, 2]["kl"]
+
+
+def test_without_masks_there_is_an_error_but_no_segmentation_score(tmp_path: Path, model: Any, source: Source) -> None:
+    batch = source.read(np.arange(3))
+    write_npz(tmp_path / "bare.npz", [replace(batch, mask=None, visibility=None, factors={})])
+    row = evaluate(model, Npz(tmp_path / "bare.npz"))
+    assert row.keys() & SCORES == {"mse", "nll", "kl", "kl_stage1"}
+    assert row["mse"]["num_images"] == 3
+
+
+def test_images_without_foreground_are_left_out_of_the_foreground_score(tmp_path: Path, model: Any) -> None:
+    image = np.full((3, 10, 10, 3), 40, np.uint8)
+    mask = np.zeros((3, 10, 10), np.uint8)
+    mask[0, 2:6, 2:6], mask[0, 6:9, 6:9] = 1, 2
+    write_npz(tmp_path / "some.npz", [Batch(image, np.arange(3), mask)])
+    row = evaluate(model, Npz(tmp_path / "some.npz"))
+    assert row["foreground_ari"]["num_images"] == 1 and row["mse"]["num_images"] == 3
+    write_npz(tmp_path / "none.npz", [Batch(image[1:], np.arange(2), mask[1:])])
+    assert "foreground_ari" not in evaluate(model, Npz(tmp_path / "none.npz"))
+
+
+def test_pictures_of_several_sizes_are_scored_at_their_own(tmp_path: Path, model: Any) -> None:
+    for i, size in enumerate([(20, 10), (15, 25), (35, 35)]):
+        Image.new("RGB", size, (40 * i, 90, 200)).save(tmp_path / f"{i}.png")
+    row = evaluate(model, Pictures(sorted(tmp_path.iterdir())), batch_size=8)
+    assert row["mse"]["num_images"] == 3
+
+
+def test_nothing_to_evaluate_is_told() -> None:
+    with pytest.raises(InputError, match="no images"):
+        summary([])
+
+
+def test_images_are_read_in_chunks(source: Source, model: Any) -> None:
+    class Counting(Subset):
+        def read(self, indices: np.ndarray) -> Batch:
+            asked.append(len(indices))
+            return super().read(indices)
+
+    asked: list[int] = []
+    batches: Iterator[dict[str, np.ndarray]] = score_source(model, Counting(source, 0, 7), InferOptions(), 0, 3)
+    next(batches)
+    assert asked == [3]  # the rest is not read ahead
+    assert len(list(batches)) == 2 and asked == [3, 3, 1]
