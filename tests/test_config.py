@@ -95,7 +95,7 @@ def test_an_unknown_key_is_named(content: Json, where: tuple[str, ...]) -> None:
         ("model.geco", []),
         ("model.patch", 2),
         ("model.geco.warmup_steps", "many"),
-        ("model.patch.patch", 2.5),
+        ("model.patch.encoder_patch", 2.5),
     ],
 )
 def test_a_wrong_type_is_named(content: Json, name: str, value: object) -> None:

@@ -357,6 +357,8 @@ def evaluate(words: Sequence[str]) -> int:
     split = options.split or ("test" if name in DATASETS else "all")
     source = open_source(name, split=split, size=_size(about), fit=options.fit)
     if options.num_images is not None:
+        if not 1 <= options.num_images <= len(source):
+            raise InputError(f"--num-images must be from 1 to {len(source)}")
         source = Subset(source, 0, options.num_images)
     rows = []
     sweep = [(k, i) for k in options.num_slots or (None,) for i in options.refinement_steps or (None,)]

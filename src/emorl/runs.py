@@ -96,14 +96,15 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> tuple[Mode
     Raises InputError where a file is missing or damaged, or tensors do not fit the config.
     """
     content = read_json(folder / "config.json")
-    if not isinstance(content, dict) or not isinstance(content.get("about"), dict):
+    about = content.get("about") if isinstance(content, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("data"), str):
         raise InputError(f"{folder / 'config.json'}: not the config of a weights folder")
     config: ModelConfig = model_from_json(content.get("model"), str(folder / "config.json"))
     model = build_model(config)
     assert isinstance(model, nn.Module)
     load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval().requires_grad_(False), content["about"]
+    return model.eval().requires_grad_(False), about
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ quantity of one forward and backward pass with the released loss weights, comput
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,6 +76,8 @@ def reference_config(arrays: dict[str, np.ndarray]) -> EfficientMORLConfig:
 
 def verify_reference(path: Path, dtype: torch.dtype = torch.float64) -> list[Check]:
     """Every quantity of one reference file compared; raises InputError for a file of another kind."""
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a readable .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

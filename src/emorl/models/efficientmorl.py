@@ -20,8 +20,9 @@ Axes: B images, K slots, L layers, D slot width, N = h w tokens, C token channel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -199,6 +200,11 @@ class EfficientMORL(nn.Module):
         super().__init__()
         if config.num_layers < 0 or config.num_slots < 1 or config.refinement_steps < 0:
             raise InputError("num_layers and refinement_steps must be at least 0 and num_slots at least 1")
+        sizes = {"slot_dim": config.slot_dim, **asdict(config.patch)}
+        if small := [name for name, size in sizes.items() if size < (name != "decoder_waves")]:
+            raise InputError(f"{small[0]} is {sizes[small[0]]}: sizes must be at least 1, decoder_waves at least 0")
+        if not 0 < config.sigma < math.inf:
+            raise InputError(f"sigma must be a positive number, got {config.sigma}")
         self.config = config
         dim, patch = config.slot_dim, config.patch
         if config.encoder == "conv":

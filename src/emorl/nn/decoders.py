@@ -117,5 +117,5 @@ def subpixel_decoder(dim: int, channels: int, patch: int, num_layers: int, num_w
     layers: list[nn.Module] = []
     for i in range(num_layers - 1):
         layers += [nn.Conv2d(dim if i == 0 else channels, channels, 3, padding=1), nn.ReLU()]
-    layers += [nn.Conv2d(channels, 4 * patch**2, 3, padding=1)]
+    layers += [nn.Conv2d(channels if layers else dim, 4 * patch**2, 3, padding=1)]
     return ConvDecoder(dim, nn.Sequential(*layers), margin=0, patch=patch, num_waves=num_waves)
