@@ -30,7 +30,7 @@ from emorl.config import TrainConfig
 from emorl.data.npz import write_npz
 from emorl.data.sources import open_source
 from emorl.errors import InputError
-from emorl.runs import newest_checkpoint, read_json
+from emorl.runs import load_weights, newest_checkpoint, read_json
 from emorl.train import ImageOrder, Outcome, RunLog, learning_rate, load_data, restore, train
 from tests import tiny
 
@@ -194,7 +194,13 @@ def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
     assert checkpoint is not None and checkpoint.name == "000014"
     assert {path.name for path in checkpoint.iterdir()} == {"config.json", "weights.safetensors", "training.pt"}
     about = read_json(checkpoint / "config.json")["about"]
-    assert about == {"data": "tetrominoes", "image_size": [35, 35], "seed": 0, "steps": 14}
+    assert about == {
+        "data": "tetrominoes",
+        "data_split": "train",
+        "image_size": [35, 35],
+        "seed": 0,
+        "steps": 14,
+    }
 
 
 def test_the_loss_falls(finished: Finished) -> None:
@@ -584,12 +590,15 @@ def test_something_in_the_way_is_told_in_one_line(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder), "--max-minutes", "0"]) == 0
+    capsys.readouterr()
     if name == "metrics.jsonl":
-        (folder / name).mkdir(parents=True)
+        (folder / name).unlink()
+        (folder / name).mkdir()
     else:
-        folder.mkdir()
+        shutil.rmtree(folder / name)
         (folder / name).touch()
-    assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
+    assert main(["train", "--resume", str(folder)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("emorl: cannot write") and err.count("\n") == 1
 
@@ -627,3 +636,22 @@ def test_a_file_without_splits_is_trained_on_without_validation(tmp_path: Path) 
     assert len(rows(tmp_path / "run", "training")) == 4
     with pytest.raises(InputError, match="split"):
         go(tmp_path / "other", replace(config, data_split="train"))
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    config = replace(tiny.RUN, learning_rate=1e30, warmup_steps=4, checkpoint_every=1, log_every=1)
+    assert main(["train", *tiny.words(config), "--run", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "not finite" in err and err.count("\n") == 1
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None
+    model, _ = load_weights(checkpoint)
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def test_a_run_is_not_begun_beside_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoint" / "000004").mkdir(parents=True)
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err

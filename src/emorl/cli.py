@@ -59,12 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print("emorl: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"emorl: {error.strerror or error}: {str(error.filename)[:200]}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("emorl: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
 
 
 def _overview() -> str:
@@ -96,6 +99,12 @@ def _first_paragraph(report: str) -> str:
     start = 1 if rules[:1] == [0] else 0
     end = next((i for i in rules if i >= start), len(lines))
     return " ".join(lines[start:end]) or title
+
+
+def _check_json(path: Path | None) -> None:
+    """Refuse a place that cannot be written before the work is done."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(f"cannot write {path}: name a file in a folder that exists")
 
 
 def _write_json(path: Path | None, content: Any) -> None:
@@ -133,7 +142,7 @@ class Demo:
 def demo(words: Sequence[str]) -> int:
     """decompose fresh scenes with shipped weights, print scores, write a picture"""
     options: Demo = _parse(Demo, words, "demo")
-
+    _check_json(options.json)
     model, about = load_weights(find_weights(options.weights))
     source = open_source(about["data"], split="test", size=_size(about))
     if not 1 <= options.num_images <= len(source):
@@ -349,12 +358,15 @@ class Evaluate:
 def evaluate(words: Sequence[str]) -> int:
     """score weights on images: foreground ARI, ARI, mIoU, MSE, NLL, KL"""
     options: Evaluate = _parse(Evaluate, words, "evaluate")
-
+    _check_json(options.json)
     if options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
     model, about = load_weights(find_weights(options.weights), pick_device(options.device))
-    name = options.data or about["data"]
-    split = options.split or ("test" if name in DATASETS else "all")
+    name = about["data"] if options.data is None else options.data
+    held_out = name in DATASETS or (options.data is None and about.get("data_split") == "train")
+    split = options.split or ("test" if held_out else "all")
+    if options.data is None and not held_out:
+        print(f"these are the images the weights were trained on: {name}", file=sys.stderr)
     source = open_source(name, split=split, size=_size(about), fit=options.fit)
     if options.num_images is not None:
         if not 1 <= options.num_images <= len(source):
@@ -448,7 +460,7 @@ class Benchmark:
 def benchmark(words: Sequence[str]) -> int:
     """measure the memory of a training step (--memory)"""
     options: Benchmark = _parse(Benchmark, words, "benchmark")
-
+    _check_json(options.json)
     if not options.memory:
         raise InputError("say what to measure: emorl benchmark --memory")
     if min(*options.size, options.batch_size) < 1 or min(options.refinement_steps, default=-1) < 0:
@@ -491,7 +503,7 @@ class VerifyReference:
 def verify_reference(words: Sequence[str]) -> int:
     """replay recorded values of the released model through ours"""
     options: VerifyReference = _parse(VerifyReference, words, "verify-reference")
-
+    _check_json(options.json)
     if not options.files:
         raise InputError("name at least one reference file")
     dtype = {"float64": torch.float64, "float32": torch.float32}[options.dtype]

@@ -70,6 +70,8 @@ class TrainConfig:
                 raise InputError(f"{name} must be a positive number, got {getattr(self, name)}")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
+        if not 0 <= self.model.kl_weight < math.inf:
+            raise InputError(f"kl_weight must be a number of at least 0, got {self.model.kl_weight}")
         starts = [start for start, _ in self.curriculum]
         growing = starts[:1] == [0] and starts == sorted(set(starts))
         if not growing or min(count for _, count in self.curriculum) < 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from emorl.data.base import Source
+from emorl.errors import InputError
 from emorl.evaluate import infer
 from emorl.figures import decomposition_sheet, save_figure, write_picture_outputs
 from emorl.files import write_whole
@@ -33,6 +34,8 @@ def decompose(
     NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D, posterior means), their `std` and the positions
     `index`. Memory does not grow with the number of images, beyond the codes.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder: name a new one, so that no older result is mixed in")
     sheets: list[Path] = []
     for source, stem in zip(sources, _stems(sources), strict=True):
         codes: list[dict[str, np.ndarray]] = []

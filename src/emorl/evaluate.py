@@ -59,11 +59,18 @@ def score_source(
         yield score(model, scenes, options, seed)[0]
 
 
+MAY_BE_MISSING = {"foreground_ari", "miou"}
+"""Scores that images without objects do not have."""
+
+
 def summary(batches: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
     """Mean, std over images and number of images of every score."""
     if not batches:
         raise InputError("there are no images to evaluate")
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    for name in joined.keys() - MAY_BE_MISSING:
+        if not np.isfinite(joined[name]).all():
+            raise InputError(f"the weights give a {name} that is not finite, so nothing they show can be trusted")
     found = {name: dict(summarise(values)) for name, values in joined.items()}
     return {name: values for name, values in found.items() if values["num_images"]}
 

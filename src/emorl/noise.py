@@ -75,6 +75,6 @@ class RecordedNoise:
 
 def as_noise(noise: int | Noise | None, batch: int) -> Noise:
     """A seed means the images are number 0..B-1 of their source; None is seed 0."""
-    if noise is None or isinstance(noise, int):
-        return ImageNoise(noise or 0, range(batch))
+    if noise is None or isinstance(noise, int | np.integer):
+        return ImageNoise(int(noise or 0), range(batch))
     return noise

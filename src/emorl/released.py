@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ _PREFIXES = {
     "refinenet.softplus.": "refinement.raw.",
 }
 _SINGLE_GRU = {"hvae_networks.gru.": "gru.cell.", "refinenet.recurrence.": "refinement.recurrence."}
+GRU_BUFFERS = {"zeros", "zeros_n"}
 _CELL = "hvae_networks.gru.cell."
 
 
@@ -107,9 +109,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused, its pickle asks for more than tensors ({_first_line(error)})") from None
+        with warnings.catch_warnings(action="ignore"):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: refused, it asks for more than tensors to be made, or is damaged") from None
     except Exception as error:  # the reader of a damaged file fails in more ways than it documents
         raise InputError(f"{path}: not a PyTorch checkpoint ({_first_line(error)})") from None
     model = content.get("model") if isinstance(content, dict) else None
@@ -117,8 +120,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: has no dictionary of tensors under 'model', so it is no released checkpoint")
     names = {str(n).removeprefix("module."): t for n, t in model.items()}
     for extra in ("geco_beta", "geco_C_ema"):
-        if isinstance(content.get(extra), Tensor):
-            names.setdefault(extra, content[extra])
+        if isinstance(content.get(extra), Tensor | float | int):
+            names.setdefault(extra, torch.as_tensor(content[extra]))
     return names
 
 
@@ -134,9 +137,16 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
     model = build_model(as_released(config.model))
     assert isinstance(model, nn.Module)
     try:
-        tensors = from_released_names(read_checkpoint(path))
+        released = read_checkpoint(path)
+        tensors = from_released_names(released)
     except KeyError as error:
         raise InputError(f"{path}: not a released EfficientMORL checkpoint, it lacks {error}") from None
+    except RuntimeError as error:
+        raise InputError(f"{path}: a parameter has the wrong shape ({_first_line(error)})") from None
+    known = {"geco_beta", "geco_C_ema", *to_released_names(tensors)}
+    unknown = [name for name in released if name not in known and name.rsplit(".")[-1] not in GRU_BUFFERS]
+    if unknown:
+        raise InputError(f"{path}: has a parameter that EfficientMORL lacks, {unknown[0]}")
     tensors.setdefault("geco_zeta", torch.tensor(ZETA_MIN))
     load_tensors(model, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
     about = {

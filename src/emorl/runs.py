@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
 import shutil
 from collections.abc import Iterator
@@ -97,10 +96,15 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> tuple[Mode
     """
     content = read_json(folder / "config.json")
     about = content.get("about") if isinstance(content, dict) else None
-    if not isinstance(about, dict) or not isinstance(about.get("data"), str):
+    size = about.get("image_size") if isinstance(about, dict) else None
+    sound = size is None or (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size))
+    if not isinstance(about, dict) or not isinstance(about.get("data"), str) or not sound:
         raise InputError(f"{folder / 'config.json'}: not the config of a weights folder")
     config: ModelConfig = model_from_json(content.get("model"), str(folder / "config.json"))
-    model = build_model(config)
+    try:
+        model = build_model(config)
+    except RuntimeError as error:
+        raise InputError(f"{folder}: no model of this config can be built ({str(error).splitlines()[0]})") from None
     assert isinstance(model, nn.Module)
     load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -141,11 +145,11 @@ def find_weights(name: str) -> Path:
         if newest is None:
             raise InputError(f"{folder}: this run has no checkpoint yet")
         return newest
-    if folder.is_dir():
-        raise InputError(f"{folder}: neither a run folder nor a weights folder")
     shipped = SHIPPED / (name if "/" in name else f"efficientmorl/{name}")
     if (shipped / "weights.safetensors").is_file():
         return shipped
+    if folder.is_dir():
+        raise InputError(f"{folder}: neither a run folder nor a weights folder")
     known = ", ".join(shipped_names())
     raise InputError(f"no weights called {name}: give a run folder, a weights folder or a shipped name ({known})")
 
@@ -190,6 +194,8 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
         if config is not None:
             if (folder / "config.json").exists():
                 raise InputError(f"{folder}: holds a run already; continue it with --resume or name another folder")
+            if any(entry.name != ".lock" for entry in folder.iterdir()):
+                raise InputError(f"{folder}: is not empty; name another folder")
             write_json(folder / "versions.json", versions())
             write_json(folder / "config.json", to_json(config))
         else:
@@ -265,7 +271,7 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
         return None
     try:
         training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the reader of a damaged file fails in more ways than it documents
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(f"{folder / 'training.pt'}: damaged ({reason})") from None
     return Checkpoint(int(folder.name), read_tensors(folder / "weights.safetensors"), training)

@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from emorl.config import TrainConfig
-from emorl.data.sources import open_source
+from emorl.data.sources import DATASETS, open_source
 from emorl.errors import InputError
 from emorl.evaluate import score
 from emorl.figures import decomposition_sheet
@@ -94,6 +95,8 @@ def train(
     that cannot be used, data that cannot be read and a disk that is full.
     """
     started = time.monotonic()
+    if max_minutes is not None and not max_minutes >= 0:
+        raise InputError(f"max_minutes must be at least 0, got {max_minutes}")
     with open_run(folder, config) as config:
         target = pick_device(device)
         model, optimizer, state = restore(folder, config, target)
@@ -102,7 +105,12 @@ def train(
             return Outcome(state.step, "finished")
         images, validation = load_data(config, target)
         order = ImageOrder(config)
-        about = {"data": config.data, "image_size": list(images.shape[2:]), "seed": config.seed}
+        about = {
+            "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
+            "data_split": config.data_split,
+            "image_size": list(images.shape[2:]),
+            "seed": config.seed,
+        }
 
         with (
             _write_errors(folder),
@@ -126,26 +134,36 @@ def train(
                 optimizer.step()
                 used, state = state, model.next_state(state, loss)
 
+                finished = state.step == config.steps
+                due = finished or state.step % config.checkpoint_every == 0
+                if (due or step % config.log_every == 0) and not bool((loss.total + grad_norm).isfinite()):
+                    raise InputError(
+                        f"{folder}: loss or gradient is not finite at step {step}; the last checkpoint is kept. "
+                        "Try a lower learning rate"
+                    )
+
                 if step % config.log_every == 0:
                     row = metrics_row(used, loss, config.batch_size, rate, grad_norm)
                     log.metrics(row)
-                    show(row)
+                    show(state.step, row)
                 if validation is not None and state.step % config.validate_every == 0:
                     model.remember(state)
                     log.validation(state.step, model, validation)
-                finished = state.step == config.steps
                 if stop.is_set() and not finished:
                     reason = "interrupted"
                 elif max_minutes is not None and time.monotonic() - started > 60 * max_minutes and not finished:
                     reason = "time"
-                if finished or reason != "finished" or state.step % config.checkpoint_every == 0:
+                if due or reason != "finished":
                     log.flush()
                     model.remember(state)
                     training = training_to_tensors(optimizer, state)
                     save_checkpoint(folder, state.step, model, training, {**about, "steps": state.step})
                 if reason != "finished":
                     break
-        if reason != "finished":
+            show(state.step, {})
+        if reason == "finished":
+            report(f"finished {config.steps} steps: {folder}")
+        else:
             report(f"stopped at step {state.step} of {config.steps}; continue with: emorl train --resume {folder}")
         return Outcome(state.step, reason)
 
@@ -156,6 +174,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name} cannot be used ({str(error).splitlines()[0]})") from None
@@ -182,8 +202,15 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> tuple[Mo
         try:
             optimizer.load_state_dict(checkpoint.training["optimizer"])
             state = _state_from_tensors(checkpoint.training["state"], device)
+            consistent = state.step == checkpoint.step and all(
+                value.shape in (parameter.shape, ())
+                for parameter, slot in optimizer.state.items()
+                for value in slot.values()
+            )
         except (AttributeError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} is damaged ({error})") from None
+        if not consistent:
+            raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} does not fit its model")
     return model, optimizer, state
 
 
@@ -300,17 +327,25 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(config: TrainConfig, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar with speed and time left, told of every logged row."""
+def _progress(config: TrainConfig, step: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """A bar with speed and time left on standard error, told of steps taken and of every logged row."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[values]}"), speed_estimate_period=300) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns,
+        TextColumn("{task.fields[values]}"),
+        speed_estimate_period=300,
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task("train", total=config.steps, completed=step, speed="", values="")
 
-        def show(row: dict[str, Any]) -> None:
-            values = f"loss {row['loss']:.1f}  nll {row['nll']:.1f}  kl {row['kl']:.1f}"
+        def show(steps: int, row: dict[str, Any]) -> None:
+            if row:
+                values = f"loss {row['loss']:.1f}  nll {row['nll']:.1f}  kl {row['kl']:.1f}"
+                progress.update(task, values=values)
             speed = progress.tasks[0].speed
-            shown = f"{speed:.1f} steps/s" if speed else ""
-            progress.update(task, completed=row["step"] + 1, speed=shown, values=values)
+            progress.update(task, completed=steps, speed=f"{speed:.1f} steps/s" if speed else "")
 
         yield show
 

@@ -63,7 +63,7 @@ def reference_config(arrays: dict[str, np.ndarray]) -> EfficientMORLConfig:
             num_slots=int(arrays["config/K"]),
             slot_dim=int(arrays["config/z_size"]),
             num_layers=int(arrays["config/stochastic_layers"]),
-            refinement_steps=len(arrays["eps_refine"]),
+            refinement_steps=len(arrays.get("eps_refine", ())),
             prior=prior,
             gru="dual" if bool(arrays["config/use_DualGRU"]) else "single",
             likelihood=likelihoods[str(arrays["config/image_likelihood"])],
@@ -108,8 +108,8 @@ def _compare(file: str, arrays: dict[str, np.ndarray], dtype: torch.dtype) -> li
         {
             "z0": [tensor("eps_z0")[None]],
             "layers": list(tensor("eps_layers").unsqueeze(1)),
-            "prior": list(tensor("eps_prior").unsqueeze(1)),
-            "refine": list(tensor("eps_refine").unsqueeze(1)),
+            "prior": list(tensor("eps_prior").unsqueeze(1)) if "eps_prior" in arrays else [],
+            "refine": list(tensor("eps_refine").unsqueeze(1)) if "eps_refine" in arrays else [],
         }
     )
     state = TrainState(refinement_steps=config.refinement_steps)

@@ -186,4 +186,5 @@ def _showing_progress(batches: Iterable[Batch], total: int, title: str) -> Itera
             if not progress.live.is_started and time.monotonic() - started > _PROGRESS_AFTER:
                 progress.start()
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
