@@ -280,7 +280,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a preset; every value of its config can be given another value."""
+    """Train a preset; every number and choice of its config can be given another value."""
 
     preset: Positional[str]
     """MODEL/DATA; EfficientMORL's names may leave the model out."""
