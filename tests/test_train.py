@@ -655,3 +655,16 @@ def test_a_run_is_not_begun_beside_other_files(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "checkpoint" / "000004").mkdir(parents=True)
     assert main(["train", *tiny.words(tiny.RUN), "--run", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *tiny.words(replace(tiny.RUN, steps=6)), "--run", str(folder)]) == 0
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", str(folder), "--steps", "9"]) == 0
+    after = (folder / "metrics.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert json.loads(after.splitlines()[-1])["step"] >= 8
+    assert read_json(folder / "config.json")["steps"] == 9
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None and checkpoint.name == "000009"

@@ -272,6 +272,8 @@ class Resume:
 
     resume: Path
     """Run folder."""
+    steps: int | None = None
+    """Go on to this many steps in all, a finished run too; the learning rate follows the new length from here."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     max_minutes: float | None = None
@@ -299,7 +301,9 @@ def train(words: Sequence[str]) -> int:
     """train a preset in a run folder, or resume one: train PRESET | train --resume DIR"""
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         resumed: Resume = _parse(Resume, words, "train")
-        outcome = run_training(resumed.resume, None, device=resumed.device, max_minutes=resumed.max_minutes)
+        outcome = run_training(
+            resumed.resume, None, steps=resumed.steps, device=resumed.device, max_minutes=resumed.max_minutes
+        )
     else:
         named = [word for word in words[:1] if not word.startswith("-")]
         if not named:

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from emorl.config import TrainConfig
+from emorl.config import TrainConfig, to_json
 from emorl.data.sources import DATASETS, open_source
 from emorl.errors import InputError
 from emorl.evaluate import score
@@ -36,7 +36,7 @@ from emorl.metrics.summary import summarise
 from emorl.models import build_model
 from emorl.models.base import InferOptions, Model, TrainState
 from emorl.noise import StepNoise
-from emorl.runs import cut_log, load_checkpoint, load_tensors, open_run, save_checkpoint
+from emorl.runs import cut_log, load_checkpoint, load_tensors, open_run, save_checkpoint, write_json
 from emorl.types import Batch, Loss
 
 
@@ -85,12 +85,14 @@ def train(
     folder: Path,
     config: TrainConfig | None,
     *,
+    steps: int | None = None,
     device: str = "auto",
     max_minutes: float | None = None,
     report: Callable[[str], None] = print,
 ) -> Outcome:
     """Start a run in a new folder, or with config = None resume the one that is there.
 
+    `steps` gives a resumed run another length, which its config then states.
     Stops early, resumable, at Ctrl-C or a termination signal, and after `max_minutes`. Raises InputError for a folder
     that cannot be used, data that cannot be read and a disk that is full.
     """
@@ -98,6 +100,9 @@ def train(
     if max_minutes is not None and not max_minutes >= 0:
         raise InputError(f"max_minutes must be at least 0, got {max_minutes}")
     with open_run(folder, config) as config:
+        if steps is not None:
+            config = replace(config, steps=steps)
+            write_json(folder / "config.json", to_json(config))
         target = pick_device(device)
         model, optimizer, state = restore(folder, config, target)
         if state.step >= config.steps:
