@@ -55,7 +55,7 @@ def clevr6() -> TrainConfig:
 
 
 def nano() -> TrainConfig:
-    """A small EfficientMORL that learns Tetrominoes on two CPU cores in a quarter of an hour."""
+    """A small EfficientMORL that learns Tetrominoes on two CPU cores in ten minutes."""
     return TrainConfig(
         model=EfficientMORLConfig(
             num_slots=4,
