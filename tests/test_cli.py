@@ -110,7 +110,7 @@ WRONG = {
     "train --resume missing": "missing",
     "train --resume {files}/empty": "no run to resume",
     "train --resume {files}/config-only": "config.json",
-    "train --resume {files}/empty --steps 3": "--steps",
+    "train --resume {files}/empty --batch-size 3": "--batch-size",
     "evaluate": "required",
     "evaluate {files}/weights --nonsense": "--nonsense",
     "evaluate {files}/weights --split sideways": "sideways",
