@@ -22,6 +22,7 @@ PACKAGE = PROJECT / "src" / "emorl"
 LAYERS: list[set[str]] = [
     {"errors", "types", "files"},
     {"nn", "prob", "geco", "noise", "eager_vjp"},
+    {"precision"},
     {"models"},
     {"data", "metrics"},
     {"figures"},  # a function of results; training shows its pictures on TensorBoard

@@ -166,4 +166,4 @@ def test_memory_grows_with_images_and_slots_as_a_decode_does() -> None:
         return training_step_memory(config, (24, 20), batch, [0])[0].peak_bytes
 
     assert peak(2, 3) / peak(1, 3) == pytest.approx(2, rel=0.15)
-    assert peak(1, 6) / peak(1, 3) == pytest.approx(2, rel=0.15)
+    assert 1.5 < peak(1, 6) / peak(1, 3) <= 2.05  # the encoder does not grow with the slots

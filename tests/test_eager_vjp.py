@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emorl.eager_vjp import decode_and_differentiate
+from emorl.eager_vjp import decode_and_differentiate, decode_only
 
 B, K, D = 3, 2, 4
 
@@ -26,11 +26,11 @@ class Toy(nn.Module):
         self.last = nn.Linear(7, 3, dtype=torch.float64)
         self.hidden: weakref.ref[Tensor] | None = None
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, rows: slice = slice(None)) -> tuple[Tensor, tuple[Tensor, ...]]:
         hidden = torch.tanh(self.first(z))
         self.hidden = weakref.ref(hidden)
         out = self.last(hidden).square()
-        return out.sum(dim=(1, 2)), out.detach()
+        return out.sum(dim=(1, 2)), (out.detach(),)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_values_are_the_decoders(toy: Toy, z: Tensor) -> None:
     eager = decode_and_differentiate(toy, z, list(toy.parameters()))
     assert torch.equal(eager.per_image, nll)
     assert torch.equal(eager.total, nll.sum())
-    assert torch.equal(eager.extra, extra)
+    assert torch.equal(eager.extra[0], extra[0])
     assert eager.total.shape == ()
     assert not eager.per_image.requires_grad
     assert not eager.grad_z.requires_grad
@@ -159,13 +159,42 @@ def test_gradients_are_freed_by_backward(toy: Toy, z: Tensor) -> None:
     """A total that is kept for the log keeps no decoder gradients."""
     stored: list[weakref.ref[Any]] = []
 
-    def decode(code: Tensor) -> tuple[Tensor, None]:
+    def decode(code: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         nll, _ = toy(code)
         toy.first.weight.register_hook(lambda g: stored.append(weakref.ref(g)))
-        return nll, None
+        return nll, ()
 
     total = decode_and_differentiate(decode, z, list(toy.parameters())).total
     assert stored and stored[0]() is not None
     total.backward(retain_graph=True)
     toy.zero_grad()
     assert stored[0]() is None
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_a_few_images_at_a_time_give_the_same(toy: Toy, z: Tensor, chunk: int) -> None:
+    whole = decode_and_differentiate(toy, z, list(toy.parameters()))
+    seen: list[slice] = []
+
+    def decode(code: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        seen.append(rows)
+        assert torch.equal(code, z[rows])
+        return toy(code)
+
+    parts = decode_and_differentiate(decode, z, list(toy.parameters()), chunk)
+    assert [len(range(*rows.indices(B))) for rows in seen] == {1: [1, 1, 1], 2: [2, 1]}.get(chunk, [3])
+    torch.testing.assert_close(parts.per_image, whole.per_image, rtol=1e-14, atol=0)
+    torch.testing.assert_close(parts.grad_z, whole.grad_z, rtol=1e-14, atol=0)
+    torch.testing.assert_close(parts.extra[0], whole.extra[0], rtol=1e-14, atol=0)
+    ours = torch.autograd.grad(parts.total, [z, *toy.parameters()])
+    for mine, theirs in zip(ours, torch.autograd.grad(whole.total, [z, *toy.parameters()]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_decoding_alone_gives_the_same_values(toy: Toy, z: Tensor, chunk: int | None) -> None:
+    expected = decode_and_differentiate(toy, z, list(toy.parameters()), chunk)
+    alone = decode_only(toy, z, chunk)
+    assert torch.equal(alone.per_image, expected.per_image) and torch.equal(alone.total, expected.total)
+    assert torch.equal(alone.extra[0], expected.extra[0])
+    assert not alone.total.requires_grad and not alone.grad_z.any()

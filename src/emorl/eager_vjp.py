@@ -4,6 +4,9 @@ The decoder meets the rest of a model only through the codes z and a scalar NLL.
 respect to z and to the decoder's parameters is taken at once, while the decode runs; only those small tensors are
 kept and the activations are freed. The refinement step and the training loss both use the stored gradient, which
 makes memory independent of the number of refinement steps and saves a decoder backward per step.
+
+For the same reason a batch can be decoded a few images at a time: memory does not grow with the batch either, and
+on a CPU the activations stay in the cache.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-Decode = Callable[[Tensor], tuple[Tensor, Any]]
-"""z -> (NLL per image (B), whatever else the caller wants to keep)."""
+Decode = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
+"""(z of some images, which images of the batch) -> (NLL per image, what else to keep: tensors with that axis first)."""
 
 
 class EagerNLL(NamedTuple):
@@ -27,42 +31,75 @@ class EagerNLL(NamedTuple):
     """B, detached."""
     grad_z: Tensor
     """d total / d z, shaped like z, detached."""
-    extra: Any
-    """What `decode` returned beside the NLL; detach it there."""
+    extra: tuple[Tensor, ...]
+    """What `decode` returned beside the NLL, of all images; detach it there."""
 
 
 class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, decode: Decode, keep: list[Any], z: Tensor, *parameters: Tensor
+        ctx: Any, decode: Decode, chunk: int, keep: list[Any], z: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
-            per_image, extra = decode(leaf)
-            trained = [p for p in parameters if p.requires_grad]
-            grad_z, *grads = torch.autograd.grad(per_image.sum(), [leaf, *trained])
+        trained = [p for p in parameters if p.requires_grad]
+        parts: list[tuple[Tensor, Tensor, tuple[Tensor, ...]]] = []
+        sums: list[Tensor] = []
+        for rows in chunks(len(z), chunk):
+            with torch.enable_grad():
+                leaf = z[rows].detach().requires_grad_()
+                per_image, extra = decode(leaf, rows)
+                grad_z, *grads = torch.autograd.grad(per_image.sum(), [leaf, *trained])
+            parts.append((per_image.detach(), grad_z, extra))
+            sums = [total.add_(grad) for total, grad in zip(sums, grads, strict=True)] if sums else grads
+        per_image, grad_z, extra = _joined(parts)
         keep.append(extra)
-        remaining = iter(grads)
+        remaining = iter(sums)
         ctx.grads = [grad_z, *(next(remaining) if p.requires_grad else None for p in parameters)]
-        per_image = per_image.detach()
         ctx.mark_non_differentiable(per_image, grad_z)
         return per_image.sum(), per_image, grad_z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
             raise RuntimeError("the stored decoder gradients were already used: backward runs only once")
         grads, ctx.grads = ctx.grads, None
         scale = grad_outputs[0]
-        return (None, None, *(None if g is None else g * scale for g in grads))
+        return (None, None, None, *(None if g is None else g * scale for g in grads))
 
 
-def decode_and_differentiate(decode: Decode, z: Tensor, parameters: Sequence[Tensor]) -> EagerNLL:
-    """Run `decode` on z (B K D) and store the gradient of the summed NLL.
+def chunks(count: int, size: int) -> list[slice]:
+    """Slices of at most `size` that cover 0..count - 1."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, tuple[Tensor, ...]]]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    if len(parts) == 1:
+        return parts[0]
+    per_image, grad_z, extra = zip(*parts, strict=True)
+    return torch.cat(per_image), torch.cat(grad_z), tuple(map(torch.cat, zip(*extra, strict=True)))
+
+
+def decode_and_differentiate(
+    decode: Decode, z: Tensor, parameters: Sequence[Tensor], chunk: int | None = None
+) -> EagerNLL:
+    """Run `decode` on z (B K D), `chunk` images at a time, and store the gradient of the summed NLL.
 
     The stored parameter gradients are sums over images: a weight per image belongs inside `decode`, never on
     the result. A second backward through `total` raises RuntimeError. Works under `torch.no_grad` callers.
     """
     keep: list[Any] = []
-    total, per_image, grad_z = _Eager.apply(decode, keep, z, *parameters)  # type: ignore[no-untyped-call]
+    size = max(1, min(len(z), chunk or len(z)))
+    total, per_image, grad_z = _Eager.apply(decode, size, keep, z, *parameters)  # type: ignore[no-untyped-call]
     return EagerNLL(total, per_image, grad_z, keep[0])
+
+
+def decode_only(decode: Decode, z: Tensor, chunk: int | None = None) -> EagerNLL:
+    """The same without gradients: `grad_z` is zero."""
+    size = max(1, min(len(z), chunk or len(z)))
+    with torch.no_grad():
+        parts = []
+        for rows in chunks(len(z), size):
+            per_image, extra = decode(z[rows], rows)
+            parts.append((per_image, torch.zeros_like(z[rows]), extra))
+        per_image, grad_z, extra = _joined(parts)
+    return EagerNLL(per_image.sum(), per_image, grad_z, extra)

@@ -453,6 +453,9 @@ class Forbidden(nn.Module):
     def forward(self, *_: object) -> Tensor:
         raise AssertionError("the decoder ran")
 
+    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
+        return 1
+
 
 @pytest.mark.parametrize("num_layers", [0, 2])
 def test_codes_without_refinement_never_touch_the_decoder(num_layers: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emorl.nn.convs import ConvStack
 from emorl.nn.decoders import DeconvDecoder, broadcast_decoder, conv_of_tiled, small_decoder, subpixel_decoder
 
 D = 5
@@ -40,7 +41,7 @@ def test_convolution_of_a_tiled_code_is_that_of_the_tiled_field(kernel: int, pad
     grid = torch.randn(D, *size, dtype=torch.float64, requires_grad=True)
     inputs = [z, grid, conv.weight, conv.bias]
     expected = conv(z.reshape(3, D, 1, 1).repeat(1, 1, *size) + grid)
-    ours = conv_of_tiled(conv, z, grid)
+    ours = conv_of_tiled(ConvStack(conv), z, grid)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
     gradients = torch.autograd.grad((ours * weight).sum(), inputs)
@@ -58,7 +59,7 @@ def test_the_tile_itself_is_never_made_where_it_can_be_avoided(monkeypatch: pyte
         return plain(x, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", watch)
-    conv_of_tiled(nn.Conv2d(D, 4, 3).double(), codes(), torch.zeros(D, 20, 30).double())
+    conv_of_tiled(ConvStack(nn.Conv2d(D, 4, 3)).double(), codes(), torch.zeros(D, 20, 30).double())
     assert sorted(seen) == [(1, D, 20, 30), (3, D, 3, 3)]
 
 

@@ -30,12 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl import geco
-from emorl.eager_vjp import EagerNLL, decode_and_differentiate
+from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only
 from emorl.errors import InputError
 from emorl.geco import GecoConfig, GecoState
 from emorl.models.base import InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
-from emorl.nn.decoders import DeconvDecoder, broadcast_decoder, small_decoder, subpixel_decoder
+from emorl.nn.decoders import ConvDecoder, DeconvDecoder, broadcast_decoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import conv_encoder, patch_encoder
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.init import xavier_small_
@@ -173,11 +173,22 @@ class RefineStep(NamedTuple):
     kl: Tensor
     """B."""
     nll: EagerNLL
-    """Its `extra` is the detached `Decoding`."""
+    """Its `extra` holds log masks and components where the caller keeps them."""
     grad: Gaussian | None = None
     """Gradient of the step before, as refinement saw it; None for entry 0."""
     delta: Gaussian | None = None
     """The update; None for entry 0."""
+
+
+class Mode(NamedTuple):
+    """What stage 2 is run for."""
+
+    training: bool
+    """Differentiate every decode, also by the decoder's parameters; else all but the last, by z alone."""
+    sample: bool = True
+    """Decode posterior samples, or means."""
+    keep: bool = True
+    """Keep what was decoded."""
 
 
 class TrainingPass(NamedTuple):
@@ -213,7 +224,7 @@ class EfficientMORL(nn.Module):
             channels = patch.encoder_channels
             self.encoder = patch_encoder(channels, patch.encoder_patch, patch.encoder_layers)
         if config.decoder == "broadcast":
-            self.decoder: nn.Module = broadcast_decoder(dim)
+            self.decoder: ConvDecoder | DeconvDecoder = broadcast_decoder(dim)
         elif config.decoder == "small":
             self.decoder = small_decoder(dim)
         elif config.decoder == "deconv":
@@ -297,13 +308,17 @@ class EfficientMORL(nn.Module):
         nll = LIKELIHOODS[self.config.likelihood](images, log_masks, components, self.config.sigma)
         return nll, (log_masks.detach(), components.detach())
 
-    def _decode_once(self, z: Tensor, images: Tensor, training: bool, last: bool) -> EagerNLL:
-        if training or not last:
-            parameters = list(self.decoder.parameters()) if training else []
-            return decode_and_differentiate(lambda z: self.decode_nll(z, images), z, parameters)
-        with torch.no_grad():
-            nll, decoding = self.decode_nll(z, images)
-        return EagerNLL(nll.sum(), nll, torch.zeros_like(z), decoding)
+    def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
+        """One decode of z B K D, a few images at a time."""
+        chunk = self.decoder.images_per_chunk(z.shape[1], images.shape[2], images.shape[3])
+
+        def decode(z: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            nll, decoding = self.decode_nll(z, images[rows])
+            return nll, decoding if mode.keep else ()
+
+        if last and not mode.training:
+            return decode_only(decode, z, chunk)
+        return decode_and_differentiate(decode, z, list(self.decoder.parameters()) if mode.training else [], chunk)
 
     # ---------------------------------------------------------------- stage 2
 
@@ -318,8 +333,7 @@ class EfficientMORL(nn.Module):
         *,
         nll_weight: Tensor,
         kl_weight: float,
-        training: bool,
-        sample: bool = True,
+        mode: Mode,
     ) -> list[RefineStep]:
         """Lines 17-27 of Algorithm 1: entries 0..I.
 
@@ -327,20 +341,21 @@ class EfficientMORL(nn.Module):
         depends on the others of its batch. In training every decode is differentiated, else all but the last.
         """
         posterior = stage1.top
-        z = stage1.samples[-1] if sample else posterior.mean
-        steps = [RefineStep(posterior, z, kl, self._decode_once(z, images, training, num_steps == 0))]
+        z = stage1.samples[-1] if mode.sample else posterior.mean
+        steps = [RefineStep(posterior, z, kl, self._decode_once(z, images, mode, num_steps == 0))]
         hidden = z.new_zeros(z.shape[0] * z.shape[1], z.shape[2])
         for i in range(1, num_steps + 1):
             before = steps[-1]
             loss = nll_weight * (before.nll.grad_z * before.z).sum() + kl_weight * before.kl.sum()
-            grad = Gaussian(*torch.autograd.grad(loss, before.posterior, retain_graph=training, materialize_grads=True))
-            with torch.set_grad_enabled(training):
+            inputs = tuple(before.posterior)
+            grad = Gaussian(*torch.autograd.grad(loss, inputs, retain_graph=mode.training, materialize_grads=True))
+            with torch.set_grad_enabled(mode.training):
                 delta, hidden = self.refinement(before.posterior, grad, hidden)
                 posterior = before.posterior.moved(delta)
-            if not training:
+            if not mode.training:
                 posterior = posterior.leaf()
-            z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if sample else posterior.mean
-            nll = self._decode_once(z, images, training, i == num_steps)
+            z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if mode.sample else posterior.mean
+            nll = self._decode_once(z, images, mode, i == num_steps)
             steps.append(RefineStep(posterior, z, gaussian_kl(posterior, prior), nll, grad, delta))
         return steps
 
@@ -368,8 +383,7 @@ class EfficientMORL(nn.Module):
                     noise,
                     nll_weight=F.softplus(self.geco_zeta) if config.geco else x.new_ones(()),
                     kl_weight=config.kl_weight,
-                    training=False,
-                    sample=options.sample,
+                    mode=Mode(training=False, sample=options.sample),
                 )
             size = (x.shape[2], x.shape[3])
             layers = [
@@ -444,7 +458,9 @@ class EfficientMORL(nn.Module):
             geco=state if config.geco else None,
         )
 
-    def training_pass(self, images: Tensor, state: TrainState, noise: Noise) -> TrainingPass:
+    def training_pass(
+        self, images: Tensor, state: TrainState, noise: Noise, keep_decodings: bool = True
+    ) -> TrainingPass:
         """Both stages with everything the loss is made of; images B 3 H W in [0, 1]."""
         constraint = state.geco if self.config.geco and state.step >= self.config.geco.warmup_steps else None
         stage1 = self.bottom_up(images, self.config.num_slots, noise)
@@ -458,7 +474,7 @@ class EfficientMORL(nn.Module):
             noise,
             nll_weight=images.new_ones(()) if constraint is None else F.softplus(constraint.zeta),
             kl_weight=state.kl_weight,
-            training=True,
+            mode=Mode(training=True, keep=keep_decodings),
         )
         losses = []
         for step in steps:
@@ -481,7 +497,7 @@ class EfficientMORL(nn.Module):
         constraint (B): target - NLL.
         """
         images = images_to_unit(images, self.initial_mean.dtype)
-        run = self.training_pass(images, state, as_noise(noise, len(images)))
+        run = self.training_pass(images, state, as_noise(noise, len(images)), keep_decodings=False)
         weights = step_weights(state.refinement_steps, self.config.loss_weights)
         total = torch.stack([w * loss for w, loss in zip(weights, run.losses, strict=True)]).sum()
         norms = [step.delta.cat().detach().norm(dim=-1).mean(dim=1) for step in run.steps if step.delta]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.nn.convs import ConvStack
 from emorl.nn.grids import position_grid
 
 
@@ -15,7 +16,7 @@ class ImageEncoder(nn.Module):
     `stride` is that of `convs` as a whole: above 1, tokens are patches of the picture.
     """
 
-    def __init__(self, convs: nn.Sequential, channels: int, stride: int = 1) -> None:
+    def __init__(self, convs: ConvStack, channels: int, stride: int = 1) -> None:
         super().__init__()
         self.convs = convs
         self.stride = stride
@@ -45,7 +46,7 @@ def conv_encoder(channels: int = 64) -> ImageEncoder:
     layers: list[nn.Module] = []
     for i in range(4):
         layers += [nn.Conv2d(3 if i == 0 else channels, channels, 5, padding=2), nn.ReLU()]
-    return ImageEncoder(nn.Sequential(*layers), channels)
+    return ImageEncoder(ConvStack(*layers), channels)
 
 
 def patch_encoder(channels: int, patch: int, num_layers: int) -> ImageEncoder:
@@ -53,4 +54,4 @@ def patch_encoder(channels: int, patch: int, num_layers: int) -> ImageEncoder:
     layers: list[nn.Module] = [nn.Conv2d(3, channels, patch, stride=patch), nn.ReLU()]
     for _ in range(num_layers - 1):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
-    return ImageEncoder(nn.Sequential(*layers), channels, patch)
+    return ImageEncoder(ConvStack(*layers), channels, patch)
