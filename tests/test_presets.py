@@ -100,7 +100,7 @@ def test_every_preset_trains_a_step_and_infers(name: str) -> None:
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(bool(torch.isfinite(grad).all()) for grad in grads)
     optimizer.step()
-    state = model.next_state(state, loss)
+    state = model.next_state(state, {name: values.mean(dim=0) for name, values in loss.terms.items()})
     assert state.step == 1
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 

@@ -22,6 +22,7 @@ from emorl.errors import InputError
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.runs import (
     cut_log,
+    drop_checkpoints_from,
     find_weights,
     load_checkpoint,
     load_weights,
@@ -242,7 +243,7 @@ def training(step: int) -> dict[str, Any]:
     return {"optimizer": {"moments": torch.full((3,), float(step))}, "state": {"step": step, "geco": None}}
 
 
-def test_a_checkpoint_comes_back_and_older_ones_go(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back_and_the_last_two_stay(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path) is None and newest_checkpoint(tmp_path) is None
     for step in (3, 6, 1_000_000):
         model = tiny.build(seed=step)
@@ -253,8 +254,10 @@ def test_a_checkpoint_comes_back_and_older_ones_go(tmp_path: Path) -> None:
         assert found.training["state"] == training(step)["state"]
         for name, tensor in model.state_dict().items():
             assert torch.equal(found.weights[name], tensor), name
-        assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == [f"{step:06d}"]
+    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} == {"000006", "1000000"}
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint" / "1000000"
+    drop_checkpoints_from(tmp_path, 7)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint" / "000006"
 
 
 def test_half_a_checkpoint_is_ignored_and_cleaned(run: Path) -> None:
@@ -265,7 +268,7 @@ def test_half_a_checkpoint_is_ignored_and_cleaned(run: Path) -> None:
     found = load_checkpoint(run)
     assert found is not None and found.step == 1000
     save_checkpoint(run, 2000, tiny.build(), training(2000), ABOUT)
-    assert [path.name for path in (run / "checkpoint").iterdir()] == ["002000"]
+    assert sorted(path.name for path in (run / "checkpoint").iterdir()) == ["001000", "002000"]
 
 
 @pytest.mark.parametrize("what", ["save_file", "torch.save", "fsync", "rename"])
@@ -285,7 +288,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         patch.setattr(owner, name, refuse)
         message = refusal(lambda: save_checkpoint(run, 1500, tiny.build(), training(1500), ABOUT))
     assert os.strerror(errno.ENOSPC) in message
-    assert [path.name for path in (run / "checkpoint").iterdir()] == ["001000"]
+    assert sorted(path.name for path in (run / "checkpoint").iterdir()) == ["000500", "001000"]
     found = load_checkpoint(run)
     assert found is not None and found.step == 1000
 

@@ -41,7 +41,7 @@ EMORL = [sys.executable, "-m", "emorl"]
 
 KEYS = {
     *("step", "loss", "nll", "kl", "kl_per_layer", "nll_per_step", "kl_per_step", "delta_norm_per_step"),
-    *("zeta", "geco_ema", "learning_rate", "grad_norm", "refinement_steps"),
+    *("zeta", "geco_ema", "learning_rate", "grad_norm", "refinement_steps", "skipped_steps"),
 }
 
 
@@ -180,7 +180,7 @@ def test_validation_is_scored_on_images_that_are_not_trained_on(finished: Finish
     found = rows(finished(name), "validation")
     assert [row["step"] for row in found] == [6, 12]
     scores = {"mse", "foreground_ari", "ari", "miou", "nll", "kl", "kl_stage1"}
-    assert all(set(row["validation"]) == scores for row in found)
+    assert all(set(row["validation"]) == scores and row["held_out"] for row in found)
     images, validation = load_data(CONFIGS[name], torch.device("cpu"))
     assert images.shape == (9, 3, 35, 35) and images.dtype == torch.uint8
     assert validation is not None
@@ -199,6 +199,7 @@ def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
         "data_split": "train",
         "image_size": [35, 35],
         "seed": 0,
+        "precision": "float32",
         "steps": 14,
     }
 
@@ -326,7 +327,7 @@ def test_a_run_killed_while_it_writes_resumes_to_the_same_bytes(finished: Finish
     for name in MOMENTS:
         go(tmp_path / name, None)
         assert_same_run(tmp_path / name, finished("quiet"))
-        assert [path.name for path in (tmp_path / name / "checkpoint").iterdir()] == ["000014"]
+        assert sorted(path.name for path in (tmp_path / name / "checkpoint").iterdir()) == ["000012", "000014"]
 
 
 @pytest.mark.slow
@@ -488,7 +489,7 @@ def test_leftovers_of_a_checkpoint_are_ignored_and_cleaned(finished: Finished, s
         half.mkdir()
         (half / "weights.safetensors").write_bytes(b"half")
     go(stopped, None)
-    assert [path.name for path in (stopped / "checkpoint").iterdir()] == ["000014"]
+    assert sorted(path.name for path in (stopped / "checkpoint").iterdir()) == ["000012", "000014"]
     assert_same_run(stopped, finished("plain"))
 
 
@@ -532,7 +533,8 @@ def test_a_run_is_not_begun_where_one_is(stopped: Path, capsys: pytest.CaptureFi
 
 
 def test_restored_is_what_was_saved(stopped: Path) -> None:
-    model, optimizer, state = restore(stopped, tiny.RUN, torch.device("cpu"))
+    model, optimizer, state, skipped = restore(stopped, tiny.RUN, torch.device("cpu"))
+    assert skipped == (0, 0)
     assert (state.step, state.refinement_steps) == (7, 2)
     assert isinstance(model, torch.nn.Module)
     saved = final_weights(stopped)
@@ -625,22 +627,23 @@ def test_data_that_cannot_be_used_leaves_the_folder_free(tmp_path: Path) -> None
     assert go(folder, replace(tiny.RUN, steps=1)).reason == "finished"
 
 
-def test_a_file_without_splits_is_trained_on_without_validation(tmp_path: Path) -> None:
+def test_a_file_without_splits_is_looked_at_where_it_is_trained_on(tmp_path: Path) -> None:
     source = open_source("tetrominoes")
     write_npz(tmp_path / "own.npz", [source.read(np.arange(4))])
-    config = replace(tiny.RUN, data=str(tmp_path / "own.npz"), data_split="all", num_images=4, steps=4)
+    config = replace(tiny.RUN, data=str(tmp_path / "own.npz"), data_split="all", num_images=4, steps=6)
     images, validation = load_data(config, torch.device("cpu"))
-    assert validation is None
+    assert validation is not None and validation.index.tolist() == [0, 1]
     assert torch.equal(images, torch.from_numpy(source.read(np.arange(4)).image).permute(0, 3, 1, 2))
     assert go(tmp_path / "run", config).reason == "finished"
-    assert len(rows(tmp_path / "run", "training")) == 4
+    assert len(rows(tmp_path / "run", "training")) == 6
+    assert [row["held_out"] for row in rows(tmp_path / "run", "validation")] == [False]
     with pytest.raises(InputError, match="split"):
         go(tmp_path / "other", replace(config, data_split="train"))
 
 
 def test_a_run_that_diverges_stops_and_keeps_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    config = replace(tiny.RUN, learning_rate=1e30, warmup_steps=4, checkpoint_every=1, log_every=1)
+    config = replace(tiny.RUN, learning_rate=1e30, warmup_steps=4, checkpoint_every=1, max_skipped_steps=3)
     assert main(["train", *tiny.words(config), "--run", str(folder)]) == 2
     err = capsys.readouterr().err
     assert "not finite" in err and err.count("\n") == 1

@@ -43,6 +43,7 @@ RUN = TrainConfig(
     half_life_steps=10,
     kl_warmup_steps=5,
     curriculum=((0, 1), (5, 2)),
+    precision="float32",
     log_every=1,
     validate_every=6,
     validation_images=2,

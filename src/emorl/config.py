@@ -48,6 +48,10 @@ class TrainConfig:
     """Bound on the global norm of the gradient of the mean loss."""
     curriculum: tuple[tuple[int, int], ...] = ((0, 3),)
     """(from step, refinement steps I), in order (section 4.1)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the convolutions; auto is bfloat16 where the hardware has it, and the run keeps what it was."""
+    max_skipped_steps: int = 50
+    """A step whose loss or gradient is not finite is skipped; this many in a row stop the run."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
     validate_every: int = 2500
@@ -58,7 +62,15 @@ class TrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        positive = ("num_images", "batch_size", "steps", "log_every", "checkpoint_every", "half_life_steps")
+        positive = (
+            "num_images",
+            "batch_size",
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "half_life_steps",
+            "max_skipped_steps",
+        )
         for name in positive:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

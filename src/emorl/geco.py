@@ -40,6 +40,11 @@ class GecoState:
     """Moving average e of the constraint, nats."""
 
 
+def phase(step: int, config: GecoConfig) -> int:
+    """0 while the constraint is not used yet, 1 in the step that first uses it, 2 after."""
+    return 0 if step < config.warmup_steps else 1 if step == config.warmup_steps else 2
+
+
 def constrained_loss(state: GecoState, nll: Tensor, num_images: int) -> Tensor:
     """-softplus(zeta) (c + stopgrad(e - c)) summed over images; `nll` is the scalar sum of their NLL.
 
@@ -53,9 +58,9 @@ def update(state: GecoState, constraint: Tensor, config: GecoConfig, step: int) 
 
     The first constrained step is number `warmup_steps`; it sets the average, later ones move average and zeta.
     """
-    if step < config.warmup_steps:
+    if phase(step, config) == 0:
         return state
-    if step == config.warmup_steps:
+    if phase(step, config) == 1:
         return replace(state, ema=constraint)
     ema = config.decay * state.ema + (1 - config.decay) * constraint
     rate = config.rate * (1 + (config.acceleration - 1) * (ema > 0).to(ema))

@@ -10,7 +10,8 @@
     weights/config.json        the model's config and where the weights come from
     weights/weights.safetensors
 
-A checkpoint is written under a temporary name and renamed when it is whole; the newest number counts.
+A checkpoint is written under a temporary name and renamed when it is whole; the newest number counts. The one before
+it stays, for when the newest weights turn out to be bad.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from emorl.errors import InputError
 from emorl.files import sync_folder, write_whole
 from emorl.models import ModelConfig, build_model
 from emorl.models.base import Model
+from emorl.precision import Precision, place
 
 SHIPPED = Path(__file__).parent / "weights"
 """Weights that come with the package, one folder per MODEL/DATA."""
@@ -89,8 +91,12 @@ def make_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_weights(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+def load_weights(
+    folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32"
+) -> tuple[Model, dict[str, Any]]:
     """The model of a weights folder, ready for inference, and the folder's `about`.
+
+    Whatever a model was trained in, float32 is the default here: scores shall not depend on the machine.
 
     Raises InputError where a file is missing or damaged, or tensors do not fit the config.
     """
@@ -107,7 +113,7 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> tuple[Mode
         raise InputError(f"{folder}: no model of this config can be built ({str(error).splitlines()[0]})") from None
     assert isinstance(model, nn.Module)
     load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, torch.device(device), precision)
     return model.eval().requires_grad_(False), about
 
 
@@ -237,7 +243,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def save_checkpoint(run: Path, step: int, model: Model, training: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write the checkpoint of a step, then remove older ones. Raises InputError where the disk refuses."""
+    """Write the checkpoint of a step; the one before stays, older ones go. Raises InputError where the disk refuses."""
     parent = run / "checkpoint"
     final, temporary = parent / f"{step:06d}", parent / f"{step:06d}.tmp"
     try:
@@ -255,13 +261,20 @@ def save_checkpoint(run: Path, step: int, model: Model, training: dict[str, Any]
             return
         temporary.rename(final)
         sync_folder(parent)
-        for older in _checkpoints(run)[:-1]:
+        for older in _checkpoints(run)[:-2]:
             shutil.rmtree(older)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"cannot write the checkpoint of step {step} to {run}: {reason}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def drop_checkpoints_from(run: Path, step: int) -> None:
+    """Remove checkpoints of `step` and later, whose weights turned out to be bad."""
+    for folder in _checkpoints(run):
+        if int(folder.name) >= step:
+            shutil.rmtree(folder)
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:

@@ -14,10 +14,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,18 +26,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from emorl.config import TrainConfig, to_json
+from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.sources import DATASETS, open_source
+from emorl.distributed import Group, process_group
+from emorl.engine import Engine, StepValues
 from emorl.errors import InputError
 from emorl.evaluate import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
+from emorl.metrics.collapse import signs_of_collapse
 from emorl.metrics.summary import summarise
 from emorl.models import build_model
 from emorl.models.base import InferOptions, Model, TrainState
-from emorl.noise import StepNoise
-from emorl.runs import cut_log, load_checkpoint, load_tensors, open_run, save_checkpoint, write_json
-from emorl.types import Batch, Loss
+from emorl.precision import choose, place
+from emorl.runs import (
+    cut_log,
+    drop_checkpoints_from,
+    load_checkpoint,
+    load_tensors,
+    open_run,
+    save_checkpoint,
+    write_json,
+)
+from emorl.types import Batch
 
 
 @dataclass(frozen=True)
@@ -89,88 +100,165 @@ def train(
     device: str = "auto",
     max_minutes: float | None = None,
     report: Callable[[str], None] = print,
+    progress: bool = True,
 ) -> Outcome:
     """Start a run in a new folder, or with config = None resume the one that is there.
 
-    `steps` gives a resumed run another length, which its config then states.
+    `steps` gives a resumed run another length, which its config then states. Under torchrun all processes call this
+    and train together; the first one writes.
     Stops early, resumable, at Ctrl-C or a termination signal, and after `max_minutes`. Raises InputError for a folder
-    that cannot be used, data that cannot be read and a disk that is full.
+    that cannot be used, data that cannot be read, a disk that is full, a process that is gone, and losses that stay
+    infinite.
     """
     started = time.monotonic()
     if max_minutes is not None and not max_minutes >= 0:
         raise InputError(f"max_minutes must be at least 0, got {max_minutes}")
-    with open_run(folder, config) as config:
-        if steps is not None:
-            config = replace(config, steps=steps)
-            write_json(folder / "config.json", to_json(config))
+    with process_group(device) as (group, device), _stop_signals() as stop:
         target = pick_device(device)
-        model, optimizer, state = restore(folder, config, target)
-        if state.step >= config.steps:
-            report(f"{folder}: finished already, {config.steps} steps")
-            return Outcome(state.step, "finished")
-        images, validation = load_data(config, target)
-        order = ImageOrder(config)
-        about = {
+        if config is not None:
+            config = replace(config, precision=choose(config.precision, target))
+        with _open_together(folder, config, steps, group) as config:
+            if config.batch_size % group.size:
+                raise InputError(f"batch_size {config.batch_size} cannot be divided among {group.size} processes")
+            run = Run(folder, config, target, group, report if group.rank == 0 else lambda line: None)
+            if run.finished:
+                run.report(f"{folder}: finished already, {config.steps} steps")
+                return Outcome(run.step, "finished")
+
+            def flags() -> tuple[bool, bool]:
+                late = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
+                return stop.is_set(), late
+
+            with _write_errors(folder), _progress(config, run.step, progress and group.rank == 0) as show:
+                return run.go_on(flags, show)
+
+
+@contextmanager
+def _open_together(folder: Path, config: TrainConfig | None, steps: int | None, group: Group) -> Iterator[TrainConfig]:
+    """Rank 0 holds the run folder for writing; all get its config, or the error that it met."""
+    if group.rank > 0:
+        content = group.share(None)
+        if isinstance(content, str):
+            raise InputError(content)
+        yield from_json(content, str(folder))
+        return
+    with ExitStack() as stack:
+        try:
+            config = stack.enter_context(open_run(folder, config))
+            if steps is not None:
+                config = replace(config, steps=steps)
+                write_json(folder / "config.json", to_json(config))
+        except InputError as error:
+            group.share(str(error))
+            raise
+        group.share(to_json(config))
+        yield config
+
+
+class Run:
+    """A run that is going on: engine, data and log."""
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, device: torch.device, group: Group, report: Callable[[str], None]
+    ) -> None:
+        self.folder, self.config, self.group, self.report = folder, config, group, report
+        restored = restore(folder, config, device)
+        self.model, self.optimizer = restored.model, restored.optimizer
+        self.step = restored.state.step
+        if self.finished:
+            return
+        images, self.validation = load_data(config, device)
+        self.engine = Engine(
+            self.model,
+            self.optimizer,
+            images,
+            restored.state,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            clip_norm=config.clip_norm,
+            skipped=restored.skipped,
+            group=group,
+        )
+        self.about = {
             "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
             "data_split": config.data_split,
             "image_size": list(images.shape[2:]),
             "seed": config.seed,
+            "precision": choose(config.precision, device),
         }
+        self.warned: list[str] = []
 
-        with (
-            _write_errors(folder),
-            RunLog(folder, state.step) as log,
-            _progress(config, state.step) as show,
-            _stop_signals() as stop,
-        ):
-            reason: Literal["finished", "time", "interrupted"] = "finished"
-            while state.step < config.steps:
-                step = state.step
-                state = replace(state, refinement_steps=config.refinement_steps(step), kl_weight=config.kl_weight(step))
-                rate = learning_rate(config, step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+    @property
+    def finished(self) -> bool:
+        """All steps are taken."""
+        return self.step >= self.config.steps
 
-                batch = images[order(step).to(target)]  # B 3 H W, uint8
-                loss = model.loss(batch, state, noise=StepNoise(config.seed, step))
-                optimizer.zero_grad(set_to_none=True)
-                (loss.total / config.batch_size).backward()  # type: ignore[no-untyped-call]
-                grad_norm = nn.utils.clip_grad_norm_(_parameters(model), config.clip_norm)
-                optimizer.step()
-                used, state = state, model.next_state(state, loss)
+    def go_on(self, flags: Callable[[], tuple[bool, bool]], show: Callable[[int, dict[str, Any]], None]) -> Outcome:
+        """Train to the end, or until `flags` (asked to stop, out of time) say otherwise in any process."""
+        config, engine, order = self.config, self.engine, ImageOrder(self.config)
+        reason: Literal["finished", "time", "interrupted"] = "finished"
+        with RunLog(self.folder, self.step) if self.group.rank == 0 else nullcontext() as log:
+            while not self.finished and reason == "finished":
+                step, rate = self.step, learning_rate(config, self.step)
+                state = replace(
+                    engine.state, refinement_steps=config.refinement_steps(step), kl_weight=config.kl_weight(step)
+                )
+                engine.step(state, order(step), rate, flags())
+                self.step = step + 1
 
-                finished = state.step == config.steps
-                due = finished or state.step % config.checkpoint_every == 0
-                if (due or step % config.log_every == 0) and not bool((loss.total + grad_norm).isfinite()):
-                    raise InputError(
-                        f"{folder}: loss or gradient is not finite at step {step}; the last checkpoint is kept. "
-                        "Try a lower learning rate"
-                    )
-
-                if step % config.log_every == 0:
-                    row = metrics_row(used, loss, config.batch_size, rate, grad_norm)
+                due = self.finished or self.step % config.checkpoint_every == 0
+                values = None
+                if due or step % config.log_every == 0 or (self.group.size > 1 and engine.device.type == "cpu"):
+                    values = engine.values()
+                    self._check(values)
+                if log is not None and values is not None and step % config.log_every == 0:
+                    row = metrics_row(state, values, rate)
                     log.metrics(row)
-                    show(state.step, row)
-                if validation is not None and state.step % config.validate_every == 0:
-                    model.remember(state)
-                    log.validation(state.step, model, validation)
-                if stop.is_set() and not finished:
-                    reason = "interrupted"
-                elif max_minutes is not None and time.monotonic() - started > 60 * max_minutes and not finished:
-                    reason = "time"
-                if due or reason != "finished":
+                    show(self.step, row)
+                if log is not None and self.validation is not None and self.step % config.validate_every == 0:
+                    self.model.remember(engine.state)
+                    self._warn(log.validation(self.step, self.model, self.validation, config))
+
+                if self.group.size == 1:
+                    asked, late = flags()
+                else:  # all processes stop at the same step
+                    asked, late = (values.interrupted, values.out_of_time) if values else (False, False)
+                if not self.finished:
+                    reason = "interrupted" if asked else "time" if late else "finished"
+                ending = self.finished or reason != "finished"
+                if log is not None and (due or ending):
                     log.flush()
-                    model.remember(state)
-                    training = training_to_tensors(optimizer, state)
-                    save_checkpoint(folder, state.step, model, training, {**about, "steps": state.step})
-                if reason != "finished":
-                    break
-            show(state.step, {})
+                    if engine.values().skipped_in_row and not self.finished:
+                        continue  # the weights may be ruined: what is there is better
+                    self.model.remember(engine.state)
+                    training = training_to_tensors(self.optimizer, engine)
+                    save_checkpoint(self.folder, self.step, self.model, training, {**self.about, "steps": self.step})
+            show(self.step, {})
         if reason == "finished":
-            report(f"finished {config.steps} steps: {folder}")
+            self.report(f"finished {config.steps} steps: {self.folder}")
         else:
-            report(f"stopped at step {state.step} of {config.steps}; continue with: emorl train --resume {folder}")
-        return Outcome(state.step, reason)
+            self.report(
+                f"stopped at step {self.step} of {config.steps}; continue with: emorl train --resume {self.folder}"
+            )
+        return Outcome(self.step, reason)
+
+    def _check(self, values: StepValues) -> None:
+        """End a run that gets nowhere, with the newest checkpoint whose own next step was sound."""
+        if values.skipped_in_row < self.config.max_skipped_steps:
+            return
+        if self.group.rank == 0:
+            drop_checkpoints_from(self.folder, self.step - values.skipped_in_row)
+        raise InputError(
+            f"{self.folder}: loss or gradient was not finite in {values.skipped_in_row} steps in a row, up to step "
+            f"{self.step - 1}; the last good checkpoint is kept. Try a lower learning rate, or float32"
+        )
+
+    def _warn(self, warnings: list[str]) -> None:
+        for line in warnings:
+            kind = line.split("(")[0][:20]
+            if kind not in self.warned:
+                self.warned.append(kind)
+                self.report(f"warning: step {self.step}: {line}")
 
 
 def pick_device(name: str) -> torch.device:
@@ -187,49 +275,64 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _parameters(model: Model) -> list[nn.Parameter]:
-    assert isinstance(model, nn.Module)
-    return list(model.parameters())
+class Restored(NamedTuple):
+    """What a run goes on from."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    state: TrainState
+    skipped: tuple[int, int]
+    """Steps skipped in all, and in a row."""
 
 
-def restore(folder: Path, config: TrainConfig, device: torch.device) -> tuple[Model, torch.optim.Optimizer, TrainState]:
+def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored:
     """Model, optimizer and training state as the newest checkpoint has them, or as a run begins."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model)
     assert isinstance(model, nn.Module)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, foreach=True)
-    state = model.initial_state()
+    place(model, device, choose(config.precision, device))
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=torch.tensor(config.learning_rate),
+        fused=True,
+        capturable=device.type == "cuda",
+    )
     checkpoint = load_checkpoint(folder)
-    if checkpoint is not None:
-        load_tensors(model, checkpoint.weights, str(folder))
-        try:
-            optimizer.load_state_dict(checkpoint.training["optimizer"])
-            state = _state_from_tensors(checkpoint.training["state"], device)
-            consistent = state.step == checkpoint.step and all(
-                value.shape in (parameter.shape, ())
-                for parameter, slot in optimizer.state.items()
-                for value in slot.values()
-            )
-        except (AttributeError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} is damaged ({error})") from None
-        if not consistent:
-            raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} does not fit its model")
-    return model, optimizer, state
+    if checkpoint is None:
+        return Restored(model, optimizer, model.initial_state(), (0, 0))
+    load_tensors(model, checkpoint.weights, str(folder))
+    try:
+        groups = optimizer.state_dict()["param_groups"]  # ours: the saved ones may be of another device
+        optimizer.load_state_dict({"state": checkpoint.training["optimizer"], "param_groups": groups})
+        state = _state_from_tensors(checkpoint.training["state"], device)
+        in_all, in_row = checkpoint.training["skipped"]
+        skipped = (int(in_all), int(in_row))
+        consistent = state.step == checkpoint.step and all(
+            value.shape in (parameter.shape, ())
+            for parameter, slot in optimizer.state.items()
+            for value in slot.values()
+        )
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} is damaged ({error})") from None
+    if not consistent:
+        raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} does not fit its model")
+    return Restored(model, optimizer, state, skipped)
 
 
-def training_to_tensors(optimizer: torch.optim.Optimizer, state: TrainState) -> dict[str, Any]:
+def training_to_tensors(optimizer: torch.optim.Optimizer, engine: Engine) -> dict[str, Any]:
     """What a checkpoint holds beside the weights: tensors and plain values alone."""
+    state = engine.state
     constraint = None if state.geco is None else {"zeta": state.geco.zeta, "ema": state.geco.ema}
     return {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
         "state": {
             "step": state.step,
             "refinement_steps": state.refinement_steps,
             "kl_weight": state.kl_weight,
             "geco": constraint,
         },
+        "skipped": [int(count) for count in engine.counts.tolist()],
     }
 
 
@@ -241,30 +344,45 @@ def _state_from_tensors(saved: dict[str, Any], device: torch.device) -> TrainSta
 
 
 def load_data(config: TrainConfig, device: torch.device) -> tuple[Tensor, Batch | None]:
-    """Training images N 3 H W (uint8, on the device), and validation scenes where the source has more images."""
+    """Training images N 3 H W (uint8, on the device), and scenes to look at in between, if any are wanted.
+
+    They are held out where the data has splits, else the first of the training images.
+    """
     source = open_source(config.data, split=config.data_split, size=config.image_size)
     if len(source) < config.num_images:
         raise InputError(f"{config.data} has {len(source)} training images, num_images asks for {config.num_images}")
     images = torch.from_numpy(source.read(np.arange(config.num_images)).image).permute(0, 3, 1, 2)
-    validation = None
-    if config.validate_every and config.validation_images and config.data_split == "train":
+    count, validation = config.validation_images, None
+    if config.validate_every and count and config.data_split == "train":
         held_out = open_source(config.data, split="validation", size=config.image_size)
-        validation = held_out.read(np.arange(min(config.validation_images, len(held_out))))
+        validation = held_out.read(np.arange(min(count, len(held_out))))
+    elif config.validate_every and count:
+        validation = source.read(np.arange(min(count, config.num_images)))
     return images.contiguous().to(device), validation
 
 
-def metrics_row(state: TrainState, loss: Loss, batch_size: int, rate: float, grad_norm: Tensor) -> dict[str, Any]:
-    """A line of metrics.jsonl: means over the batch of one step, in nats where it is a likelihood or a KL."""
-    return {
+def metrics_row(state: TrainState, values: StepValues, rate: float) -> dict[str, Any]:
+    """A line of metrics.jsonl: means over the global batch of one step, in nats where it is a likelihood or a KL.
+
+    None stands for a number that is not finite.
+    """
+    row = {
         "step": state.step,
-        "loss": float(loss.total.detach()) / batch_size,
-        **{name: values.mean(dim=0).tolist() for name, values in loss.terms.items()},
-        "zeta": None if state.geco is None else float(state.geco.zeta),
-        "geco_ema": None if state.geco is None else float(state.geco.ema),
+        **values.terms,
+        "zeta": values.zeta,
+        "geco_ema": values.ema,
         "learning_rate": rate,
-        "grad_norm": float(grad_norm),
+        "grad_norm": values.grad_norm,
         "refinement_steps": state.refinement_steps,
+        "skipped_steps": values.skipped,
     }
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: finite(value) for name, value in row.items()}
 
 
 class RunLog:
@@ -302,17 +420,24 @@ class RunLog:
                     tag = f"train/{name}/{i}" if isinstance(value, list) else f"train/{name}"
                     self._board.add_scalar(tag, number, step)
 
-    def validation(self, step: int, model: Model, scenes: Batch) -> None:
-        """Scores and a sheet of held-out scenes; they do not influence the run."""
+    def validation(self, step: int, model: Model, scenes: Batch, config: TrainConfig) -> list[str]:
+        """Scores and a sheet of scenes, which do not influence the run; returns signs of collapse."""
         before = time.perf_counter()
         scores, inference = score(model, scenes, InferOptions(), seed=0)
         means = {name: summarise(values)["mean"] for name, values in scores.items()}
-        self._metrics.write(json.dumps({"step": step, "validation": means}) + "\n")
+        row: dict[str, Any] = {"step": step, "validation": means, "held_out": config.data_split == "train"}
+        warnings = []
+        if step >= max(config.warmup_steps, config.kl_warmup_steps, config.steps // 10):  # all models begin collapsed
+            warnings = signs_of_collapse(inference.masks[:, :, 0].cpu().numpy(), scores.get("kl"))
+        if warnings:
+            row["warnings"] = warnings
+        self._metrics.write(json.dumps(row) + "\n")
         for name, value in means.items():
             self._board.add_scalar(f"validation/{name}", value, step)
         figure = decomposition_sheet(scenes.image, inference, true_masks=scenes.mask, max_images=6)
         self._board.add_figure("validation/decomposition", figure, step)
         self._since = (self._since[0], self._since[1] + time.perf_counter() - before)
+        return warnings
 
     def flush(self) -> None:
         """Put all lines on the disk."""
@@ -332,7 +457,7 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(config: TrainConfig, step: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+def _progress(config: TrainConfig, step: int, wanted: bool) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """A bar with speed and time left on standard error, told of steps taken and of every logged row."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -341,13 +466,15 @@ def _progress(config: TrainConfig, step: int) -> Iterator[Callable[[int, dict[st
         TextColumn("{task.fields[values]}"),
         speed_estimate_period=300,
         console=console,
-        disable=not console.is_terminal,
+        disable=not (wanted and console.is_terminal),
     ) as progress:
         task = progress.add_task("train", total=config.steps, completed=step, speed="", values="")
 
         def show(steps: int, row: dict[str, Any]) -> None:
             if row:
-                values = f"loss {row['loss']:.1f}  nll {row['nll']:.1f}  kl {row['kl']:.1f}"
+                shown = [f"{name} {row[name]:.1f}" for name in ("loss", "nll", "kl") if row[name] is not None]
+                skipped = [f"skipped {row['skipped_steps']}"] if row["skipped_steps"] else []
+                values = "  ".join(shown + skipped)
                 progress.update(task, values=values)
             speed = progress.tasks[0].speed
             progress.update(task, completed=steps, speed=f"{speed:.1f} steps/s" if speed else "")

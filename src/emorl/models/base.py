@@ -8,6 +8,7 @@ training is in `TrainState`, which goes in and comes out as a value; a model hol
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,8 +29,8 @@ class TrainState:
     """Training steps taken."""
     refinement_steps: int = 0
     """I in force, set by the curriculum."""
-    kl_weight: float = 1.0
-    """beta on the KL."""
+    kl_weight: float | Tensor = 1.0
+    """beta on the KL; a scalar."""
     geco: GecoState | None = None
     """None where the reconstruction is not constrained."""
 
@@ -78,8 +79,12 @@ class Model(Protocol):
         """The training loss, a sum over images; the caller divides by the size of the global batch."""
         ...
 
-    def next_state(self, state: TrainState, loss: Loss) -> TrainState:
-        """The state after the optimizer step that used `loss` (of the global batch)."""
+    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
+        """The state after the optimizer step; `means` are the loss's terms averaged over the global batch."""
+        ...
+
+    def step_form(self, state: TrainState) -> Hashable:
+        """What decides which operations `loss` and `next_state` run: steps of equal form can be recorded once."""
         ...
 
     def remember(self, state: TrainState) -> None:

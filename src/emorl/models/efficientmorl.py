@@ -21,7 +21,7 @@ Axes: B images, K slots, L layers, D slot width, N = h w tokens, C token channel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -332,7 +332,7 @@ class EfficientMORL(nn.Module):
         noise: Noise,
         *,
         nll_weight: Tensor,
-        kl_weight: float,
+        kl_weight: float | Tensor,
         mode: Mode,
     ) -> list[RefineStep]:
         """Lines 17-27 of Algorithm 1: entries 0..I.
@@ -462,7 +462,7 @@ class EfficientMORL(nn.Module):
         self, images: Tensor, state: TrainState, noise: Noise, keep_decodings: bool = True
     ) -> TrainingPass:
         """Both stages with everything the loss is made of; images B 3 H W in [0, 1]."""
-        constraint = state.geco if self.config.geco and state.step >= self.config.geco.warmup_steps else None
+        constraint = state.geco if self.config.geco and geco.phase(state.step, self.config.geco) else None
         stage1 = self.bottom_up(images, self.config.num_slots, noise)
         kl_layers, prior = self.hierarchical_kl(stage1.layers, noise)
         steps = self.refine(
@@ -513,12 +513,17 @@ class EfficientMORL(nn.Module):
             terms["constraint"] = self.geco_target(images) - terms["nll"]
         return Loss(total, terms)
 
-    def next_state(self, state: TrainState, loss: Loss) -> TrainState:
+    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
         """One step further; moves GECO by the batch mean of its constraint."""
         constraint = state.geco
         if constraint is not None and self.config.geco is not None:
-            constraint = geco.update(constraint, loss.terms["constraint"].mean(), self.config.geco, state.step)
+            constraint = geco.update(constraint, means["constraint"], self.config.geco, state.step)
         return replace(state, step=state.step + 1, geco=constraint)
+
+    def step_form(self, state: TrainState) -> Hashable:
+        """I, and whether GECO has begun."""
+        constraint = self.config.geco
+        return state.refinement_steps, None if constraint is None else geco.phase(state.step, constraint)
 
     def remember(self, state: TrainState) -> None:
         """Keep zeta, whose objective refinement follows at test time too."""
