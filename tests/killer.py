@@ -1,8 +1,8 @@
 """Runs emorl commands in processes that kill themselves where they are about to touch a file.
 
 Reads from standard input a JSON list of [words of the command, pattern, number]: the process is killed at the
-number-th file operation "operation path" that the pattern is found in. Writes a JSON list of [exit status as the
-system reports it, number of operations that were found].
+number-th file operation "operation path" that the pattern is found in; with an empty pattern, after so many
+seconds. Writes a JSON list of [exit status as the system reports it, number of operations that were found].
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 
 import torch._dynamo  # noqa: F401  # what the first optimizer imports, so that no child has to
 
@@ -21,7 +22,7 @@ from emorl.cli import main
 OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}
 
 
-def killed(words: list[str], pattern: str, number: int) -> tuple[int, int]:
+def killed(words: list[str], pattern: str, number: float) -> tuple[int, int]:
     """Forked, since importing the package takes longer than the command. The parent itself never trains."""
     with tempfile.TemporaryFile() as tally:
         child = os.fork()
@@ -29,7 +30,7 @@ def killed(words: list[str], pattern: str, number: int) -> tuple[int, int]:
             found = re.compile(pattern)
 
             def watch(operation: str, arguments: tuple[object, ...]) -> None:
-                if operation in OPERATIONS and found.search(f"{operation} {arguments[0]}"):
+                if pattern and operation in OPERATIONS and found.search(f"{operation} {arguments[0]}"):
                     if os.lseek(tally.fileno(), 0, os.SEEK_CUR) + 1 == number:
                         os.kill(os.getpid(), signal.SIGKILL)
                     os.write(tally.fileno(), b".")
@@ -37,6 +38,9 @@ def killed(words: list[str], pattern: str, number: int) -> tuple[int, int]:
             os.dup2(2, 1)
             sys.addaudithook(watch)
             os._exit(main(words))
+        if not pattern:
+            time.sleep(number)
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status), os.fstat(tally.fileno()).st_size
 

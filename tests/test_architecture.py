@@ -20,15 +20,16 @@ PACKAGE = PROJECT / "src" / "emorl"
 # From bottom to top. A unit is a module or sub-package directly in emorl; it may import every unit of a lower
 # layer and, without cycles, those of its own.
 LAYERS: list[set[str]] = [
-    {"errors", "types", "files"},
+    {"errors", "types", "files", "jobs"},
     {"nn", "prob", "geco", "noise", "eager_vjp"},
-    {"precision"},
+    {"precision", "distributed"},
     {"models"},
     {"data", "metrics"},
     {"figures"},  # a function of results; training shows its pictures on TensorBoard
     {"config", "presets", "runs"},
-    {"train", "evaluate"},
-    {"benchmark", "verify", "released", "decompose"},
+    {"engine", "evaluate"},
+    {"train"},
+    {"benchmark", "verify", "released", "decompose", "seeds"},
     {"cli"},
     {"__main__"},
 ]
@@ -38,6 +39,7 @@ NARROW: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "files": {"errors"},
+    "jobs": {"errors"},
     "data": {"errors", "types", "files"},
     "metrics": set(),
     "figures": {"errors", "files", "types", "metrics"},

@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import emorl
+from emorl.benchmark.measure import Point
+from emorl.benchmark.timing import Rates
 from emorl.cli import COMMANDS, main
 from emorl.config import to_json
 from emorl.data.sources import make, open_source
@@ -79,7 +81,6 @@ WRONG = {
     "--nonsense": "--nonsense",
     "data": "make, show or info",
     "data nonsense": "make, show or info",
-    "benchmark": "--memory",
     "train": "efficientmorl/nano",
     # unknown options, wrong and missing values
     "train nano --nonsense 3": "--nonsense",
@@ -145,6 +146,18 @@ WRONG = {
     "benchmark --memory --refinement-steps": "--refinement-steps",
     "benchmark --memory --refinement-steps -1": "--refinement-steps",
     "benchmark --memory --preset nonsense": "nonsense",
+    "benchmark --memory --sweep": "choose one",
+    "benchmark --sweep --num-slots 3": "its own models and shapes",
+    "benchmark --sweep --preset nano": "its own models and shapes",
+    "benchmark --preset nano --out pictures": "--sweep",
+    "benchmark --preset nano --rounds 0": "--rounds",
+    "benchmark --preset nano --memory-budget-gib 4": "--memory-budget-gib",
+    "benchmark --memory --memory-budget-gib 0": "--memory-budget-gib",
+    "benchmark --preset nano --num-slots 0": "num_slots",
+    "benchmark --preset nano --decoder big": "big",
+    "benchmark --preset nano --precision float8": "float8",
+    "benchmark --sweep --out {files}/good.png": "good.png",
+    "benchmark --preset nano --json missing/rows.json": "missing",
     "verify-reference": "reference file",
     "verify-reference {files}/good.npz --dtype float16": "float16",
     "import-released {files}/hostile.pth --out out": "--preset",
@@ -373,16 +386,57 @@ def test_the_demo(files: Path, tmp_path: Path, capsys: Capture) -> None:
     assert str(tmp_path / "demo.png") in capsys.readouterr().out
 
 
+NANO = "benchmark --preset nano --size 12 10 --batch-size 2".split()
+
+
 def test_memory_is_measured(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "memory.json"
-    words = "benchmark --memory --preset nano --size 12 10 --batch-size 2 --refinement-steps 0 2".split()
+    words = [*NANO, "--memory", "--refinement-steps", "0", "2", "--precision", "float32", "--memory-budget-gib", "0.01"]
     assert main([*words, "--json", str(out)]) == 0
     rows = read_json(out)
-    assert [row["config"]["refinement_steps"] for row in rows] == [0, 2]
+    found = [(row["what"], row["config"]["refinement_steps"]) for row in rows]
+    assert found == [("memory", 0), ("memory", 2), ("largest batch", 0), ("largest batch", 2)]
     for row in rows:
-        assert row.keys() >= {"what", "config", "peak_bytes", "device"} and row["peak_bytes"] > 0
-        assert row["config"]["preset"] == "nano" and row["config"]["size"] == [12, 10]
-    assert "1.000" in capsys.readouterr().out
+        assert row.keys() >= {"what", "config", "ours_s", "plain_s", "ratio", "peak_bytes", "device"}
+        assert row["config"]["name"] == "nano" and row["config"]["size"] == [12, 10] and row["device"] == "cpu"
+    assert all(row["ratio"] == row["peak_bytes"] / row["plain_bytes"] for row in rows[:2])
+    assert all(row["ours_batch"] > 0 and row["budget_bytes"] == 0.01 * 2**30 for row in rows[2:])
+    printed = capsys.readouterr().out
+    assert "1.000 x the first" in printed and f"{rows[3]['ours_batch']} images" in printed
+
+
+def test_times_are_measured(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "times.json"
+    words = [*NANO, "--rounds", "1", "--precision", "bfloat16", "--num-layers", "1", "--decoder", "small"]
+    assert main([*words, "--json", str(out)]) == 0
+    rows = read_json(out)
+    assert [row["what"] for row in rows] == ["step", "forward", "encode", "encoder and attention"]
+    for row in rows:
+        assert row["precision"] == "bfloat16" and row["ratio"] == pytest.approx(row["ours_s"] / row["plain_s"])
+        assert row["config"]["num_layers"] == 1 and row["config"]["decoder"] == "small"
+    printed = capsys.readouterr().out
+    assert f"{rows[0]['ratio']:.3f}" in printed and "encoder and attention alone" in printed
+
+
+def test_a_floor_is_measured(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates({"float32": 1e9}, 1e9)
+    monkeypatch.setattr("emorl.benchmark.measure.machine_rates", lambda dtypes, device: rates)
+    out = tmp_path / "floor.json"
+    assert main([*NANO, "--floor", "--rounds", "1", "--precision", "float32", "--json", str(out)]) == 0
+    (row,) = read_json(out)
+    assert row["what"] == "floor" and row["rates"] == {"flops": {"float32": 1e9}, "bytes": 1e9}
+    assert f"{row['over_floor']:.3f} x the floor" in capsys.readouterr().out
+
+
+def test_a_sweep_draws_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [Point(name, tiny.MODEL, (side, side), 2, 0) for name in ("E-0", "other") for side in (10, 15)]
+    monkeypatch.setattr("emorl.cli.sweep_points", lambda: points)
+    out, pictures = tmp_path / "sweep.json", tmp_path / "pictures"
+    words = ["benchmark", "--sweep", "--rounds", "1", "--memory-budget-gib", "0.001"]
+    assert main([*words, "--out", str(pictures), "--json", str(out)]) == 0
+    rows = read_json(out)
+    assert [row["what"] for row in rows] == ["step", "forward", "encode"] * 4 + ["largest batch"] * 4
+    assert {path.name for path in pictures.iterdir()} == {"fig10.png", "fig22.png"}
 
 
 # ----------------------------------------------------------------------- reference and released weights

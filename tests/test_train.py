@@ -356,27 +356,21 @@ def test_a_run_killed_before_any_file_operation_resumes(finished: Finished, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_run_killed_many_times_at_random_resumes(name: str, tmp_path: Path) -> None:
-    """Eight processes of one run, one after the other; lines are many enough to be torn."""
-    config = replace(CONFIGS[name], steps=400, checkpoint_every=40, validate_every=60, half_life_steps=300)
-    go(tmp_path / "whole", config)
+def test_a_run_killed_fifty_times_at_random_resumes(tmp_path: Path) -> None:
+    """Fifty processes of one run, one after the other; lines are many enough to be torn."""
+    config = replace(tiny.GECO_RUN, steps=100_000, checkpoint_every=20, validate_every=170)
     folder, rng = tmp_path / "run", random.Random(0)
-
-    def times_begun() -> int:
-        return len(list((folder / "tensorboard").glob("*")))
-
-    for _ in range(8):
-        before = times_begun()
-        process = start(folder, resume_words(folder, config))
-        while process.poll() is None and times_begun() == before:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 1.0))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert json.loads(metrics(folder).splitlines()[0])["step"] == 0  # it did get somewhere
-    assert go(folder, None if (folder / "config.json").exists() else config).reason == "finished"
+    first = ["train", *tiny.words(config), "--run", str(folder)]
+    with killer([(first, r"os.rename .*/000020\.tmp", 1)]) as results:
+        assert results[0][0] == -signal.SIGKILL
+    again = ["train", "--resume", str(folder)]
+    with killer([(again, "", rng.uniform(0, 1.5)) for _ in range(50)]) as results:
+        assert [code for code, _ in results] == [-signal.SIGKILL] * 50
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None and int(checkpoint.name) > 100  # it got somewhere
+    length = int(checkpoint.name) + 30
+    assert go(folder, None, steps=length).reason == "finished"
+    go(tmp_path / "whole", replace(config, steps=length))
     assert_same_run(folder, tmp_path / "whole")
 
 
@@ -639,6 +633,28 @@ def test_a_file_without_splits_is_looked_at_where_it_is_trained_on(tmp_path: Pat
     assert [row["held_out"] for row in rows(tmp_path / "run", "validation")] == [False]
     with pytest.raises(InputError, match="split"):
         go(tmp_path / "other", replace(config, data_split="train"))
+
+
+def test_signs_of_collapse_are_logged_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def signs(masks: np.ndarray, kl: np.ndarray) -> list[str]:
+        seen.append((*masks.shape, *kl.shape))
+        return [f"the codes carry nothing (KL {len(seen)} nats): try something", "one slot takes 99 %: try another"]
+
+    monkeypatch.setattr("emorl.train.signs_of_collapse", signs)
+    config = replace(tiny.RUN, steps=12, validate_every=3)
+    assert main(["train", *tiny.words(config), "--run", str(tmp_path / "run")]) == 0
+    assert seen == [(2, 3, 35, 35, 2)] * 3
+    found = rows(tmp_path / "run", "validation")
+    assert [row["step"] for row in found if "warnings" in row] == [6, 9, 12]  # not while the KL's weight grows
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert told == [
+        "warning: step 6: the codes carry nothing (KL 1 nats): try something",
+        "warning: step 6: one slot takes 99 %: try another",
+    ]
 
 
 def test_a_run_that_diverges_stops_and_keeps_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

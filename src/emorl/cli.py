@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,10 +22,24 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional
 
 import emorl
-from emorl.benchmark import training_step_memory
+from emorl.benchmark.measure import (
+    SHAPES,
+    SWEEP,
+    Job,
+    floor_rows,
+    largest_batch_rows,
+    memory_rows,
+    num_calls,
+    preset_points,
+    sweep_points,
+    time_rows,
+    usual_jobs,
+)
+from emorl.benchmark.pictures import fig10, fig22
 from emorl.config import TrainConfig
 from emorl.data.base import Subset
 from emorl.data.sources import DATASETS, make, open_source
@@ -33,11 +48,14 @@ from emorl.errors import InputError
 from emorl.evaluate import evaluate as run_evaluation
 from emorl.evaluate import score
 from emorl.figures import contact_sheet, decomposition_sheet, save_figure
+from emorl.jobs import Cluster
 from emorl.models.base import InferOptions
 from emorl.models.efficientmorl import as_released
+from emorl.precision import Precision, native_bfloat16
 from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
 from emorl.runs import find_weights, load_weights, write_json
+from emorl.seeds import SeedRow, over_seeds, train_seeds
 from emorl.train import pick_device
 from emorl.train import train as run_training
 from emorl.verify import verify_reference as replay
@@ -287,14 +305,91 @@ class Train:
     preset: Positional[str]
     """MODEL/DATA; EfficientMORL's names may leave the model out."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    run: Path | None = None
-    """Run folder to make; runs/PRESET-seedN by default."""
+    run: Annotated[Path | None, tyro.conf.arg(aliases=["--run-folder"])] = None
+    """Run folder to make; runs/PRESET-seedN by default. Under torchrun, which takes --run for its own: --run-folder."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     max_minutes: float | None = None
     """Stop then, resumable."""
     released: bool = False
     """The released code's choices wherever it departs from the paper."""
+    seeds: int | None = None
+    """Train so many seeds, from --seed on, side by side, each in its own folder DIR-seedN (--run DIR), and print one
+    table. The same command again goes on where this one was stopped."""
+    json: Path | None = None
+    """With --seeds: write the table there."""
+    cluster: Literal["slurm", "local"] | None = None
+    """With --seeds: a job for each, with one GPU unless --device cpu; `local` tries it here. Needs emorl[cluster]."""
+    cluster_minutes: int | None = None
+    """Time limit of a job; a day by default."""
+    cluster_partition: str | None = None
+    """Of slurm; its default otherwise."""
+    cluster_folder: Path | None = None
+    """For the logs of the jobs; DIR-jobs by default."""
+
+
+def _refuse(given: Train, lacking: str, *options: str) -> None:
+    for option in options:
+        if getattr(given, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} goes with {lacking}")
+
+
+def _train_seeds(given: Train, config: TrainConfig, folder: Path, words: Sequence[str]) -> int:
+    _check_json(given.json)
+    cluster = None
+    if given.cluster is None:
+        _refuse(given, "--cluster", "cluster_minutes", "cluster_partition", "cluster_folder")
+    else:
+        jobs = given.cluster_folder or folder.parent / f"{folder.name}-jobs"
+        minutes = Cluster.minutes if given.cluster_minutes is None else given.cluster_minutes
+        cluster = Cluster(given.cluster, jobs, minutes, given.cluster_partition)
+    rows = train_seeds(
+        folder, config, given.seeds or 0, device=given.device, max_minutes=given.max_minutes, cluster=cluster
+    )
+    summary = over_seeds(rows)
+    _print_seeds(rows, summary, config.steps)
+    for row in rows:
+        for line in row.warnings:
+            print(f"seed {row.seed}: {line}")
+    content = [asdict(row) | {"folder": str(row.folder)} for row in rows]
+    for entry in content:
+        entry.update(entry.pop("result") or {})
+    _write_json(given.json, {"rows": content, "summary": summary})
+    states = {row.state for row in rows}
+    if "left" in states:
+        print("the jobs go on; once they have ended, the same command goes on from there")
+    elif states & {"time", "interrupted"}:
+        print(f"go on with the same command: emorl train {shlex.join(words)}")
+    if states & {"left", "interrupted"}:
+        return 130
+    if failed := [f"seed {row.seed} failed: {row.reason}" for row in rows if row.state == "failed"]:
+        raise InputError("; ".join(failed))
+    return 0
+
+
+def _print_seeds(rows: list[SeedRow], summary: dict[str, dict[str, Any]], steps: int) -> None:
+    columns = {"foreground_ari": ("foreground ARI", ".4f"), "mse": ("MSE", ".3g"), "minutes": ("minutes", ".1f")}
+    table = Table("seed", "steps", "state", box=None, pad_edge=False)
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
+
+    def add(first: str, taken: str, state: str, found: list[list[float | None]]) -> None:
+        """A row of values, or of means with their spread."""
+        formats = [spec for _, spec in columns.values()]
+        told = [[f"{x:{spec}}" for x in values if x is not None] for values, spec in zip(found, formats, strict=True)]
+        table.add_row(first, taken, Text(state), *(" ± ".join(values) or "-" for values in told))
+
+    for row in rows:
+        means = {name: (row.result or {}).get(name, {}).get("mean") for name in columns} | {"minutes": row.minutes}
+        told = {"failed": f"failed: {row.reason}", "time": "out of time", "left": f"{row.reason} goes on"}
+        taken = f"{row.step}" if row.step == steps else f"{row.step} of {steps}"
+        add(str(row.seed), taken, told.get(row.state, row.state), [[value] for value in means.values()])
+    if summary:
+        over = [summary.get(name, {}) for name in columns]
+        finished = f"of {summary['minutes']['num_seeds']} finished"
+        add("mean", "", finished, [[values.get("mean"), values.get("std")] for values in over])
+        add("median", "", finished, [[values.get("median")] for values in over])
+    Console(width=160).print(table)
 
 
 def train(words: Sequence[str]) -> int:
@@ -309,6 +404,7 @@ def train(words: Sequence[str]) -> int:
         if not named:
             if words and words[0] in ("-h", "--help"):
                 print("usage: emorl train PRESET [options]   emorl train PRESET --help lists all options")
+                print("       emorl train PRESET --seeds 5   trains five seeds and prints one table")
                 print("       emorl train --resume DIR       goes on with a run\n\npresets:")
                 for name, make in PRESETS.items():
                     print(f"  {name.removeprefix('efficientmorl/'):26} {(make.__doc__ or '').splitlines()[0]}")
@@ -320,6 +416,9 @@ def train(words: Sequence[str]) -> int:
         if given.released:
             config = replace(config, model=as_released(config.model))
         name = full_name(given.preset).replace("/", "-")
+        if given.seeds is not None:
+            return _train_seeds(given, config, given.run or Path("runs") / name, words)
+        _refuse(given, "--seeds", "json", "cluster", "cluster_minutes", "cluster_partition", "cluster_folder")
         folder = given.run or Path("runs") / f"{name}-seed{config.seed}"
         outcome = run_training(folder, config, device=given.device, max_minutes=given.max_minutes)
     return 130 if outcome.reason == "interrupted" else 0
@@ -445,51 +544,116 @@ def decompose(words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Measure the engine."""
+    """Measure time beside the plain formulation of the same model, in one process."""
 
     memory: bool = False
-    """Peak of live tensor bytes of a training step, beyond parameters and optimizer."""
-    preset: str = "clevr6"
-    """Whose model."""
-    size: tuple[int, int] = (96, 96)
-    """Height and width."""
-    batch_size: int = 4
+    """Peak of a training step's live tensor bytes instead, beyond parameters and optimizer."""
+    floor: bool = False
+    """Training steps alone, beside the time that their arithmetic and traffic take at best on this machine."""
+    sweep: bool = False
+    """The paper's Fig. 10 and 22: image sizes, I, K, L and decoders. Half an hour on two cores."""
+    preset: str | None = None
+    """Whose model; by default clevr6, multi-dsprites and tetrominoes in turn, with --memory clevr6."""
+    size: tuple[int, int] | None = None
+    """Height and width; those of the preset's data by default, as all that follows."""
+    batch_size: int | None = None
     """Images."""
-    refinement_steps: tuple[int, ...] = (0, 1, 3)
-    """I."""
+    refinement_steps: tuple[int, ...] | None = None
+    """I, one or more; with --memory 0 1 3 by default."""
+    num_slots: int | None = None
+    """K."""
+    num_layers: int | None = None
+    """L."""
+    decoder: Literal["broadcast", "small", "deconv", "subpixel"] | None = None
+    """See the presets."""
+    precision: tuple[Precision, ...] = ()
+    """Of our convolutions; by default float32 and, where the hardware has it, bfloat16. Of a sweep the last one."""
+    rounds: int = 5
+    """Calls of each kind, in turn, behind one that is not counted; the median is told."""
+    memory_budget_gib: float | None = None
+    """With --memory, also find the largest batch that stays within it; a sweep does so with 11."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    out: Path | None = None
+    """Folder for the pictures of a sweep, fig10.png and fig22.png."""
     json: Path | None = None
     """Write the rows there."""
 
 
 def benchmark(words: Sequence[str]) -> int:
-    """measure the memory of a training step (--memory)"""
+    """measure time, memory and work of training and inference beside the plain formulation"""
     options: Benchmark = _parse(Benchmark, words, "benchmark")
     _check_json(options.json)
-    if not options.memory:
-        raise InputError("say what to measure: emorl benchmark --memory")
-    if min(*options.size, options.batch_size) < 1 or min(options.refinement_steps, default=-1) < 0:
-        raise InputError("--size and --batch-size must be at least 1, --refinement-steps one or more, at least 0")
-    config = preset(options.preset).model
-    rows = training_step_memory(config, options.size, options.batch_size, list(options.refinement_steps))
-    table = Table(box=None, pad_edge=False)
-    for column in ("I", "peak MiB", f"over I = {rows[0].refinement_steps}"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        ratio = row.peak_bytes / rows[0].peak_bytes
-        table.add_row(str(row.refinement_steps), f"{row.peak_bytes / 2**20:.1f}", f"{ratio:.3f}")
-    Console().print(table)
-    shape = {"preset": options.preset, "size": options.size, "batch_size": options.batch_size}
-    content = [
-        {
-            "what": "training step memory",
-            "config": {**shape, "num_slots": config.num_slots, "refinement_steps": row.refinement_steps},
-            "peak_bytes": row.peak_bytes,
-            "device": "cpu",
-        }
-        for row in rows
-    ]
-    _write_json(options.json, content)
+    if options.memory + options.floor + options.sweep > 1:
+        raise InputError("--memory, --floor and --sweep are three things to measure: choose one")
+    if options.rounds < 1 or not (options.memory_budget_gib is None or options.memory_budget_gib > 0):
+        raise InputError("--rounds must be at least 1 and --memory-budget-gib above 0")
+    changes = {name: getattr(options, name) for name in ("size", "batch_size", "refinement_steps")}
+    changes |= {name: getattr(options, name) for name in ("num_slots", "num_layers", "decoder")}
+    if options.sweep and (options.preset or any(value is not None for value in changes.values())):
+        raise InputError("a sweep has its own models and shapes: name no others")
+    if options.out is not None and (not options.sweep or options.out.is_file()):
+        raise InputError(f"--out {options.out}: name a folder, for the pictures of a --sweep")
+    if options.memory_budget_gib is not None and not (options.memory or options.sweep):
+        raise InputError("--memory-budget-gib goes with --memory or --sweep")
+    device = pick_device(options.device)
+    native: tuple[Precision, ...] = ("float32", "bfloat16") if native_bfloat16(device) else ("float32",)
+    precisions = options.precision or native
+    budget = None if options.memory_budget_gib is None else options.memory_budget_gib * 2**30
+    rows: list[dict[str, Any]]
+    if options.memory:
+        if changes["refinement_steps"] is None:
+            changes["refinement_steps"] = (0, 1, 3)
+        points = preset_points(options.preset or "clevr6", **changes)
+        rows = list(memory_rows(points, precisions, device))
+        rows += [] if budget is None else largest_batch_rows(points, precisions, device, budget)
+    elif options.sweep:
+        points, precisions = sweep_points(), precisions[-1:]
+        jobs = [Job(point, SWEEP) for point in points]
+        with _bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
+            rows = list(time_rows(jobs, precisions, device, options.rounds, advance))
+        with _bar("largest batches", len(points)) as advance:
+            for point in points:
+                rows += largest_batch_rows([point], precisions, device, budget or 11 * 2**30)
+                advance(1)
+    else:
+        names = SHAPES if options.preset is None else [options.preset]
+        points = [point for name in names for point in preset_points(name, **changes)]
+        jobs = [Job(point, ("step",)) for point in points] if options.floor else list(usual_jobs(points))
+        with _bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
+            measure = floor_rows if options.floor else time_rows
+            rows = list(measure(jobs, precisions, device, options.rounds, advance))
+    _print_measured(rows)
+    _write_json(options.json, rows)
+    if options.out is not None:
+        for name, draw in (("fig10", fig10), ("fig22", fig22)):
+            save_figure(draw(rows), options.out / f"{name}.png")
+        print(f"pictures: {options.out / 'fig10.png'}, {options.out / 'fig22.png'}")
     return 0
+
+
+def _print_measured(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "ours in", "ours", "plain", "ours/plain", "MiB", "plain MiB", ""):
+        table.add_column(column, justify="left" if column in ("", "what", "ours in") else "right")
+    for row in rows:
+        config = row["config"]
+        shape = f"{config['name']} {config['size'][0]}x{config['size'][1]} B {config['batch_size']}"
+        values = [f"{row[key]:.4f} s" if row[key] else "" for key in ("ours_s", "plain_s")]
+        if "ours_batch" in row:
+            values = [f"{row[key]} images" for key in ("ours_batch", "plain_batch")]
+        values.append(f"{row['ratio']:.3f}" if row["ratio"] else "")
+        values += [f"{row[key] / 2**20:.1f}" if row.get(key) else "" for key in ("peak_bytes", "plain_bytes")]
+        notes = [f"{row[key]:.3f} x {text}" for key, text in NOTES.items() if key in row]
+        table.add_row(f"{shape} I {config['refinement_steps']}", row["what"], row["precision"], *values, *notes)
+    Console(width=160).print(table)
+
+
+NOTES = {
+    "over_first": "the first",
+    "over_encoder_and_attention": "encoder and attention alone",
+    "over_floor": "the floor",
+}
 
 
 @dataclass(frozen=True)

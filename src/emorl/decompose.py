@@ -48,6 +48,7 @@ def decompose(
             figure = decomposition_sheet(scenes.image, found, true_masks=scenes.mask, title=stem)
             sheets.append(folder / f"{stem}_sheet_{start // chunk:03d}.png")
             save_figure(figure, sheets[-1])
+            figure.clear()  # its parts point at each other, and would wait for the collector
             posterior = found.steps[-1].posterior
             codes.append(
                 {

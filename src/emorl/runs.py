@@ -200,7 +200,7 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
         if config is not None:
             if (folder / "config.json").exists():
                 raise InputError(f"{folder}: holds a run already; continue it with --resume or name another folder")
-            if any(entry.name != ".lock" for entry in folder.iterdir()):
+            if any(entry.name != "versions.json" and entry.name[0] != "." for entry in folder.iterdir()):
                 raise InputError(f"{folder}: is not empty; name another folder")
             write_json(folder / "versions.json", versions())
             write_json(folder / "config.json", to_json(config))
@@ -210,8 +210,10 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
             yield config
         except InputError:
             if fresh and newest_checkpoint(folder) is None:  # the mended command shall find the folder free
-                for name in ("config.json", "versions.json"):
+                for name in ("config.json", "versions.json", "metrics.jsonl", "timing.jsonl"):
                     (folder / name).unlink(missing_ok=True)
+                for name in ("tensorboard", "checkpoint"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
             raise
     finally:
         lock.release()
@@ -242,8 +244,13 @@ def newest_checkpoint(run: Path) -> Path | None:
     return next(reversed(_checkpoints(run)), None)
 
 
-def save_checkpoint(run: Path, step: int, model: Model, training: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write the checkpoint of a step; the one before stays, older ones go. Raises InputError where the disk refuses."""
+def save_checkpoint(
+    run: Path, step: int, model: Model, training: dict[str, Any], about: dict[str, Any], *, prune: bool = True
+) -> None:
+    """Write the checkpoint of a step. The one before stays; with `prune` older ones go.
+
+    Raises InputError where the disk refuses.
+    """
     parent = run / "checkpoint"
     final, temporary = parent / f"{step:06d}", parent / f"{step:06d}.tmp"
     try:
@@ -261,7 +268,7 @@ def save_checkpoint(run: Path, step: int, model: Model, training: dict[str, Any]
             return
         temporary.rename(final)
         sync_folder(parent)
-        for older in _checkpoints(run)[:-2]:
+        for older in _checkpoints(run)[:-2] if prune else ():
             shutil.rmtree(older)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -34,6 +32,7 @@ from emorl.errors import InputError
 from emorl.evaluate import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
+from emorl.jobs import stop_signals
 from emorl.metrics.collapse import signs_of_collapse
 from emorl.metrics.summary import summarise
 from emorl.models import build_model
@@ -113,8 +112,10 @@ def train(
     started = time.monotonic()
     if max_minutes is not None and not max_minutes >= 0:
         raise InputError(f"max_minutes must be at least 0, got {max_minutes}")
-    with process_group(device) as (group, device), _stop_signals() as stop:
+    with process_group(device) as (group, device), stop_signals() as stop:
         target = pick_device(device)
+        if target.type == "cuda":
+            torch.cuda.set_device(target)
         if config is not None:
             config = replace(config, precision=choose(config.precision, target))
         with _open_together(folder, config, steps, group) as config:
@@ -225,14 +226,13 @@ class Run:
                     asked, late = (values.interrupted, values.out_of_time) if values else (False, False)
                 if not self.finished:
                     reason = "interrupted" if asked else "time" if late else "finished"
-                ending = self.finished or reason != "finished"
-                if log is not None and (due or ending):
+                if log is not None and (due or reason != "finished"):
                     log.flush()
-                    if engine.values().skipped_in_row and not self.finished:
-                        continue  # the weights may be ruined: what is there is better
                     self.model.remember(engine.state)
                     training = training_to_tensors(self.optimizer, engine)
-                    save_checkpoint(self.folder, self.step, self.model, training, {**self.about, "steps": self.step})
+                    about = {**self.about, "steps": self.step}
+                    sound = training["skipped"][1] == 0
+                    save_checkpoint(self.folder, self.step, self.model, training, about, prune=sound)
             show(self.step, {})
         if reason == "finished":
             self.report(f"finished {config.steps} steps: {self.folder}")
@@ -391,8 +391,8 @@ class RunLog:
     def __init__(self, folder: Path, step: int) -> None:
         for name in ("metrics.jsonl", "timing.jsonl"):
             cut_log(folder / name, step)
-        self._metrics = (folder / "metrics.jsonl").open("a")
-        self._timing = (folder / "timing.jsonl").open("a")
+        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
+        self._timing = (folder / "timing.jsonl").open("a", buffering=1)
         self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)  # keeps validation after `step` steps
         self._since = (step, time.perf_counter())
 
@@ -480,24 +480,3 @@ def _progress(config: TrainConfig, step: int, wanted: bool) -> Iterator[Callable
             progress.update(task, completed=steps, speed=f"{speed:.1f} steps/s" if speed else "")
 
         yield show
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event set by the first Ctrl-C or termination signal; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

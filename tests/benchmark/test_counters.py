@@ -1,16 +1,17 @@
-"""Counted bytes are those of hand-made cases, and a training step's memory does not grow with refinement."""
+"""Counted bytes, arithmetic and traffic are those of hand-made cases."""
 
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.benchmark import LiveBytes, peak_bytes, training_step_memory
-from emorl.presets import preset
+from emorl.benchmark.counters import LiveBytes, Work, largest_batch, peak_bytes
 
 N = 1000
 BYTES = 4 * N  # of N floats
@@ -149,21 +150,94 @@ def test_addresses_that_are_used_again_count_again() -> None:
         assert (counter.live, counter.peak) == (0, BYTES)
 
 
-# ----------------------------------------------------------------------- the memory of a training step
+# ----------------------------------------------------------------------- arithmetic and traffic
 
 
-def test_refinement_costs_next_to_no_memory() -> None:
-    rows = training_step_memory(preset("clevr6").model, (96, 96), 1, [0, 3])
-    assert [row.refinement_steps for row in rows] == [0, 3]
-    none, three = (row.peak_bytes for row in rows)
-    assert three <= 1.10 * none
-    assert none < 2**28
+def work_of(run: Callable[[], object]) -> Work:
+    work = Work()
+    with work:
+        run()
+    return work
 
 
-def test_memory_grows_with_images_and_slots_as_a_decode_does() -> None:
-    def peak(batch: int, slots: int) -> int:
-        config = replace(preset("clevr6").model, num_slots=slots)
-        return training_step_memory(config, (24, 20), batch, [0])[0].peak_bytes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_convolutions_and_products_forward_and_backward(dtype: torch.dtype, device: str) -> None:
+    x = torch.ones(2, 3, 9, 7, dtype=dtype, device=device, requires_grad=True)
+    ordinary = torch.ones(5, 3, 3, 3, dtype=dtype, device=device, requires_grad=True)
+    transposed = torch.ones(3, 5, 3, 3, dtype=dtype, device=device, requires_grad=True)
+    matrix = torch.ones(7, 4, dtype=dtype, device=device, requires_grad=True)
+    counts = {  # a product of every entry of x or of the output with every entry of the weights, two flops each
+        (lambda: F.conv2d(x, ordinary)): 2 * (2 * 7 * 5) * (5 * 3 * 3 * 3),
+        (lambda: F.conv_transpose2d(x, transposed, stride=2)): 2 * (2 * 9 * 7) * (5 * 3 * 3 * 3),
+        (lambda: x @ matrix): 2 * x.numel() * 4,
+    }
+    for run, count in counts.items():
+        assert work_of(run).flops == {dtype: count}
+        assert work_of(lambda run=run: run().sum().backward()).flops == {
+            dtype: 3 * count
+        }  # and both factors' gradients
+        assert work_of(lambda run=run: torch.autograd.grad(run().sum(), x)).flops == {dtype: 2 * count}
 
-    assert peak(2, 3) / peak(1, 3) == pytest.approx(2, rel=0.15)
-    assert 1.5 < peak(1, 6) / peak(1, 3) <= 2.05  # the encoder does not grow with the slots
+
+def test_types_are_counted_apart() -> None:
+    x = torch.ones(4, 4)
+    assert work_of(lambda: (x @ x, x.bfloat16() @ x.bfloat16())).flops == {torch.float32: 128, torch.bfloat16: 128}
+
+
+def test_operations_read_and_write() -> None:
+    x, y = torch.zeros(10, N // 10), torch.zeros(10, N // 10)
+    moved: dict[Callable[[], object], float] = {
+        (lambda: x + y): 3,
+        (lambda: x.sum(dim=1)): 1 + 10 / N,
+        (lambda: x.add_(y)): 3,
+        (lambda: torch.add(x, 1, out=y)): 2,
+        (lambda: x.copy_(y)): 2,
+        (lambda: x.fill_(1)): 1,
+        (lambda: x.zero_()): 1,
+        (lambda: torch.zeros(N)): 1,
+        (lambda: torch.empty(N)): 0,
+        (lambda: torch.empty_like(x)): 0,
+        (lambda: (x.view(-1), x[::2], x.t(), x.detach(), x.expand(3, -1, -1))): 0,
+        (lambda: x[:1].expand(10, -1) + y): 2.1,
+        (lambda: x.t().contiguous()): 2,
+        (lambda: x.contiguous()): 0,
+        (lambda: x.to(torch.bfloat16)): 1.5,
+        (lambda: torch.cat([x, y])): 4,
+        (lambda: torch._foreach_add_([x, y], 1.0)): 4,
+    }
+    found = {run: work_of(run).moved for run in moved}
+    assert list(found.values()) == [pytest.approx(BYTES * count) for count in moved.values()]
+
+
+# ----------------------------------------------------------------------- the largest batch
+
+
+@pytest.mark.parametrize(
+    "peak",
+    [
+        lambda n: 5.0 * n,
+        lambda n: 100 + 7.25 * n,
+        lambda n: 50 + max(10 * n, 25 * n - 400),  # another part holds most from 27 on
+        lambda n: 300 + max(0, n - 8),  # nothing more until chunks are full
+        lambda n: 3 * n if n < 50 else math.inf,  # fails without saying by how much
+        lambda n: 20 * math.ceil(n / 7) + n,
+    ],
+)
+@pytest.mark.parametrize("budget", [0, 5, 20, 300, 307, 1000, 12345])
+def test_the_largest_batch_fits_and_the_next_does_not(peak: Callable[[int], float], budget: float) -> None:
+    tried = []
+
+    def noting(count: int) -> float:
+        tried.append(count)
+        return peak(count)
+
+    most = largest_batch(noting, budget)
+    assert (most == 0 or peak(most) <= budget) and peak(most + 1) > budget
+    assert len(tried) == len(set(tried)) and min(tried) >= 1
+
+
+def test_straight_lines_need_few_tries() -> None:
+    tried: list[int] = []
+    assert largest_batch(lambda n: tried.append(n) or 90e6 + 33e6 * n, 11 * 2**30) == 355  # type: ignore[func-returns-value]
+    assert len(tried) <= 5 and max(tried) < 500

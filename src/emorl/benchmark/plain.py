@@ -1,0 +1,78 @@
+"""The plain formulation of EfficientMORL: the baseline that our times and memory are compared with.
+
+What a careful reader of the paper would write in ordinary PyTorch. Every decode stays in the graph of the training
+step: refinement differentiates it by its codes, and the training backward runs through it again. Codes are tiled over
+the grid and go through every convolution; nothing is computed in place or a few images at a time, and memory is laid
+out as PyTorch lays it out unasked. The results are those of `emorl.models.efficientmorl`, loss and gradients included.
+
+This class changes methods of its parent, which models must not do: so the two cannot differ in anything else.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emorl.eager_vjp import EagerNLL
+from emorl.models.efficientmorl import EfficientMORL, Mode
+from emorl.nn.decoders import ConvDecoder, DeconvDecoder
+from emorl.nn.encoders import ImageEncoder, pad_to_multiple
+from emorl.nn.grids import position_grid
+
+
+class PlainEncoder(nn.Module):
+    """`ImageEncoder` with its weights."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.stride = encoder.stride
+        self.convs = nn.Sequential(*encoder.convs)
+        self.position, self.norm, self.mlp = encoder.position, encoder.norm, encoder.mlp
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """As there."""
+        x = self.convs(pad_to_multiple(images, self.stride))  # B C h w
+        h, w = x.shape[-2:]
+        tokens = x.flatten(2).mT + self.position(position_grid(h, w, x).flatten(1).mT)  # B N C
+        return self.mlp(self.norm(tokens)), (h, w)
+
+
+class PlainDecoder(nn.Module):
+    """`ConvDecoder` or `DeconvDecoder` with its weights: tile the code, add the grid, run the layers."""
+
+    def __init__(self, decoder: ConvDecoder | DeconvDecoder) -> None:
+        super().__init__()
+        if isinstance(decoder, ConvDecoder):
+            self.margin, self.scale, self.patch = decoder.margin, decoder.patch, decoder.patch
+            self.num_waves = decoder.num_waves
+        else:
+            self.margin, self.scale, self.patch, self.num_waves = 0, 16, 1, 0
+        self.layers = nn.Sequential(*decoder.layers)
+        self.position = decoder.position
+
+    def forward(self, z: Tensor, height: int, width: int) -> Tensor:
+        """As there."""
+        h, w = -(-height // self.scale) + self.margin, -(-width // self.scale) + self.margin
+        grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
+        x = self.layers(z[:, :, None, None] + grid.contiguous())  # else the sum takes the grid's order
+        return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
+
+
+class PlainEfficientMORL(EfficientMORL):
+    """EfficientMORL with the weights of another, computed the plain way."""
+
+    def __init__(self, model: EfficientMORL) -> None:
+        super().__init__(model.config)
+        self.to(model.initial_mean)
+        self.load_state_dict(model.state_dict())  # copied into PyTorch's own order of memory
+        self.encoder = PlainEncoder(self.encoder)  # type: ignore[assignment]
+        self.decoder = PlainDecoder(self.decoder)  # type: ignore[assignment]
+
+    def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
+        """One decode that stays in the graph, differentiated by its codes where a refinement step follows."""
+        with torch.set_grad_enabled(mode.training or not last):
+            per_image, decoding = self.decode_nll(z, images)
+            total = per_image.sum()
+        grad = torch.zeros_like(z) if last else torch.autograd.grad(total, z, retain_graph=mode.training)[0]
+        return EagerNLL(total, per_image.detach(), grad, decoding if mode.keep else ())

@@ -1,0 +1,141 @@
+"""On a GPU: the recorded step is the eager one, and both are the CPU's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from emorl import engine as engines
+from emorl.config import TrainConfig
+from emorl.data.base import Subset
+from emorl.data.sources import open_source
+from emorl.evaluate import evaluate
+from emorl.models.base import InferOptions, TrainState
+from emorl.models.efficientmorl import EfficientMORL
+from emorl.noise import StepNoise
+from emorl.precision import choose, native_bfloat16, place
+from emorl.presets import preset
+from emorl.runs import load_weights
+from emorl.train import train
+from tests import tiny
+from tests.models.plain import random_weights
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GPU = torch.device("cuda")
+CONFIG = replace(tiny.GECO_RUN, steps=24, validate_every=0, curriculum=((0, 1), (12, 2)))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
+    def go(config: TrainConfig, device: str, name: str) -> list[dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("runs") / name
+        train(folder, config, device=device, report=lambda line: None, progress=False)
+        return rows(folder)
+
+    return go
+
+
+def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float) -> None:
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in ("loss", "nll", "kl", "nll_per_step", "grad_norm", "zeta", "geco_ema"):
+            assert mine[name] == pytest.approx(other[name], rel=rel, abs=1e-3), (mine["step"], name)
+
+
+def test_recorded_and_eager_steps_give_the_same_losses(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed: list[int] = []
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph: torch.cuda.CUDAGraph) -> None:
+        replayed.append(1)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    recorded = run(CONFIG, "cuda", "recorded")
+    assert len(replayed) == 1 + 4 + 9  # of the forms that steps 0-3, 5-11 and 12-23 have, all but three each
+    monkeypatch.setattr(engines, "EAGER_STEPS", 10**9)
+    replayed.clear()
+    eager = run(CONFIG, "cuda", "eager")
+    assert not replayed
+    assert_close(recorded, eager, 1e-3)
+
+
+def test_the_gpu_gives_what_the_cpu_gives(run: Any) -> None:
+    assert_close(run(CONFIG, "cuda", "gpu"), run(CONFIG, "cpu", "cpu"), 2e-2)
+
+
+@pytest.mark.parametrize("name", ["tetrominoes", "multi-dsprites", "clevr6"])
+def test_gradients_agree_with_the_cpu(name: str) -> None:
+    model = EfficientMORL(preset(name).model)
+    random_weights(model, seed=1)
+    images = torch.randint(0, 256, (2, 3, 35, 35), dtype=torch.uint8)
+    found = []
+    for device in ("cpu", "cuda"):
+        place(model, torch.device(device), "float32")
+        model.zero_grad()
+        model.loss(images.to(device), TrainState(refinement_steps=1), noise=StepNoise(0, 0)).total.backward()
+        found.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]))
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 1e-2
+
+
+def test_a_step_in_a_graph_waits_for_nothing(tmp_path: Path) -> None:
+    """Any synchronisation inside the step raises here."""
+    steps: list[int] = []
+    compute = engines.Engine._compute
+
+    def watched(self: engines.Engine, state: TrainState) -> None:
+        if self.eager_steps > 0:  # the first may choose kernels and allocate
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            compute(self, state)
+            steps.append(state.step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines.Engine, "_compute", watched)
+        train(tmp_path / "run", CONFIG, device="cuda", report=lambda line: None, progress=False)
+    assert steps
+
+
+def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    quiet: dict[str, Any] = {"report": lambda line: None, "progress": False}
+    train(folder, replace(CONFIG, steps=9), device="cuda", **quiet)
+    train(folder, None, steps=14, device="cpu", **quiet)
+    assert train(folder, None, steps=20, device="cuda", **quiet).reason == "finished"
+    assert [row["step"] for row in rows(folder)] == list(range(20))
+
+
+def test_a_step_that_is_not_finite_is_skipped_in_a_graph_too(tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30, steps=40, max_skipped_steps=1000)
+    train(tmp_path / "run", config, device="cuda", report=lambda line: None, progress=False)
+    assert rows(tmp_path / "run")[-1]["skipped_steps"] > 10
+
+
+def test_shipped_weights_score_as_on_the_cpu() -> None:
+    source = open_source("tetrominoes", split="test")
+    part = Subset(source, 0, 64)
+    scores = []
+    for device in ("cpu", "cuda"):
+        model, _ = load_weights(Path(engines.__file__).parent / "weights" / "efficientmorl" / "nano", device)
+        scores.append(evaluate(model, part, options=InferOptions()))
+    assert scores[1]["foreground_ari"]["mean"] == pytest.approx(scores[0]["foreground_ari"]["mean"], abs=5e-3)
+    assert scores[1]["mse"]["mean"] == pytest.approx(scores[0]["mse"]["mean"], rel=1e-2)
+
+
+def test_this_gpu_chooses_bfloat16() -> None:
+    assert choose("auto", GPU) == ("bfloat16" if native_bfloat16(GPU) else "float32")
