@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.cli import main
 from emorl.config import TrainConfig
@@ -19,6 +20,7 @@ from emorl.engine import Engine, Staged, StagedNoise
 from emorl.models.base import TrainState
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.noise import StepNoise
+from emorl.presets import preset
 from emorl.runs import load_weights, newest_checkpoint
 from emorl.train import learning_rate, train
 from emorl.types import Loss
@@ -128,6 +130,61 @@ def test_a_new_form_begins_with_eager_steps_and_new_noise() -> None:
     # I is 1, then 2 from step 5; the constraint is first used in step 4.
     assert [form for form, _ in forms] == [(1, 0)] * 4 + [(1, 1)] + [(2, 2)] * 3
     assert [count for _, count in forms] == [1, 2, 3, 4, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_can_be_replayed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a graph does: run the step as it was recorded, with nothing new but what is in the buffers."""
+    fresh = make(CONFIGS[name])
+    replayed = make(CONFIGS[name])
+    compute, recorded = Engine._compute, dict[Any, TrainState]()
+
+    def replay(self: Engine, state: TrainState) -> None:
+        compute(self, recorded.setdefault(self.form, state))
+
+    for state, order, rate in steps(CONFIGS[name], 14):
+        fresh.step(state, order, rate)
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_compute", replay)
+            replayed.step(state, order, rate)
+        assert fresh.values() == replayed.values()
+    assert len(recorded) < 14
+    assert isinstance(fresh.model, nn.Module) and isinstance(replayed.model, nn.Module)
+    for ours, theirs in zip(replayed.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what reads a value from a device, or has a shape that depends on one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}, name
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_guard_sees_what_waits() -> None:
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoHost():
+        float(torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["tetrominoes", "multi-dsprites", "clevr6", "nano"])
+def test_nothing_inside_a_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset(name)
+    if config.model.geco:
+        config = replace(config, model=replace(config.model, geco=replace(config.model.geco, warmup_steps=1)))
+    run = make(config)
+    compute = Engine._compute
+
+    def watched(self: Engine, state: TrainState) -> None:
+        with NoHost():
+            compute(self, state)
+
+    monkeypatch.setattr(Engine, "_compute", watched)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # on a CPU its step count is read on the host
+    for step in range(3):
+        run.step(TrainState(step, 1, 0.5), torch.arange(B), 1e-4)
+    assert math.isfinite(run.values().grad_norm)
 
 
 # ----------------------------------------------------------------------- not finite

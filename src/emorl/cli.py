@@ -454,6 +454,8 @@ class Evaluate:
     """Changes speed and memory, not results."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    precision: Precision = "float32"
+    """Of the convolutions; not what the weights were trained in, so that scores do not depend on the machine."""
     json: Path | None = None
     """Write the results there."""
 
@@ -464,7 +466,7 @@ def evaluate(words: Sequence[str]) -> int:
     _check_json(options.json)
     if options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
-    model, about = load_weights(find_weights(options.weights), pick_device(options.device))
+    model, about = load_weights(find_weights(options.weights), pick_device(options.device), options.precision)
     name = about["data"] if options.data is None else options.data
     held_out = name in DATASETS or (options.data is None and about.get("data_split") == "train")
     split = options.split or ("test" if held_out else "all")
@@ -488,6 +490,7 @@ def evaluate(words: Sequence[str]) -> int:
                 batch_size=options.batch_size,
                 progress=advance,
             )
+            row["options"]["precision"] = options.precision
             rows.append({"weights": options.weights, **row})
     _print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})

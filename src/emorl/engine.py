@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.distributed import ALONE, Group
+from emorl.errors import InputError
 from emorl.geco import GecoState
 from emorl.models.base import Model, TrainState
 from emorl.noise import Noise, StepNoise
@@ -122,11 +123,13 @@ class Engine:
         clip_norm: float,
         skipped: tuple[int, int] = (0, 0),
         group: Group = ALONE,
+        cuda_graph: bool = True,
     ) -> None:
         """images: N 3 H W, uint8, on the model's device. batch_size is that of all processes together."""
         assert isinstance(model, nn.Module)
         self.model, self.optimizer, self.images = model, optimizer, images
         self.seed, self.batch_size, self.clip_norm, self.group = seed, batch_size, clip_norm, group
+        self.cuda_graph = cuda_graph
         device = self.device = images.device
         share = batch_size // group.size
         self.rows = slice(group.rank * share, (group.rank + 1) * share)
@@ -175,12 +178,10 @@ class Engine:
             self._compute(state)
         elif self.graph is not None:
             self.graph.replay()
-        elif self.eager_steps < EAGER_STEPS:
+        elif not self.cuda_graph or self.eager_steps < EAGER_STEPS:
             self._on_side_stream(state)
         else:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self._compute(state)
+            self.graph = self._record(state)
             self.graph.replay()
         self.eager_steps += 1
         self.state = replace(state, step=state.step + 1, kl_weight=float(numbers[1]))
@@ -192,6 +193,22 @@ class Engine:
         with torch.cuda.stream(side), torch.backends.cudnn.flags(enabled=True, benchmark=True):
             self._compute(state)
         here.wait_stream(side)
+
+    def _record(self, state: TrainState) -> torch.cuda.CUDAGraph:
+        """The step as a graph; with the kernels that the eager steps chose."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with (
+                torch.backends.cudnn.flags(enabled=True, benchmark=True),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
+                self._compute(state)
+        except RuntimeError as error:
+            raise InputError(
+                f"the training step cannot be recorded on this GPU ({str(error).splitlines()[0][:160]}); "
+                "--no-cuda-graph takes every step without"
+            ) from error
+        return graph
 
     def _compute(self, state: TrainState) -> None:
         """The step itself: nothing here waits for the device or depends on its values."""

@@ -179,6 +179,7 @@ class Run:
             clip_norm=config.clip_norm,
             skipped=restored.skipped,
             group=group,
+            cuda_graph=config.cuda_graph,
         )
         self.about = {
             "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
@@ -264,12 +265,14 @@ class Run:
 def pick_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one; raises InputError for a device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=device)
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", torch.cuda.current_device())
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name} cannot be used ({str(error).splitlines()[0]})") from None
     return device
