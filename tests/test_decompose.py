@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,32 @@ def test_a_seed_repeats(model: Any, tmp_path: Path) -> None:
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in files)
     slots = [np.load(tmp_path / folder / "tetrominoes_slots.npz")["slots"] for folder in ("one", "other")]
     assert not np.array_equal(*slots)
+
+
+WATCHED = """
+import os, sys
+from pathlib import Path
+from emorl.data.sources import DATASETS
+from emorl.decompose import decompose
+from emorl.models.base import InferOptions
+from tests import tiny
+
+def watch(images):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    print(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+decompose(tiny.build(), [DATASETS["tetrominoes"](0, 1000, None)], Path(sys.argv[1]), InferOptions(), 0, watch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a process from /proc")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(tmp_path / "out")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    mib = [float(line) for line in done.stdout.split()]
+    assert len(mib) == 125 and len(list((tmp_path / "out").glob("*_masks.png"))) == 1000
+    assert max(mib[25:]) - max(mib[:25]) < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -48,7 +49,8 @@ def decompose(
             figure = decomposition_sheet(scenes.image, found, true_masks=scenes.mask, title=stem)
             sheets.append(folder / f"{stem}_sheet_{start // chunk:03d}.png")
             save_figure(figure, sheets[-1])
-            figure.clear()  # its parts point at each other, and would wait for the collector
+            del figure
+            gc.collect()  # the parts of figures point at each other: some hundred MiB would wait for the collector
             posterior = found.steps[-1].posterior
             codes.append(
                 {
