@@ -126,7 +126,8 @@ def test_the_command_trains_the_same_run_and_resumes(tmp_path: Path) -> None:
         checkpoint = newest_checkpoint(folder)
         assert checkpoint is not None
         weights.append(read_tensors(checkpoint / "weights.safetensors"))
-    assert weights[0].keys() == weights[1].keys()
+    for name, ours in weights[0].items():
+        assert float((ours - weights[1][name]).norm() / weights[1][name].norm()) < 1e-2, name
 
 
 @pytest.mark.slow
@@ -150,8 +151,7 @@ def test_a_process_that_dies_ends_all_and_the_run_resumes(tmp_path: Path, victim
     os.kill(ranks[victim], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    if victim == 0:
-        assert "emorl: process 1 of 2 lost another one" in err or "SIGTERM" in err
+    assert f"emorl: process {1 - victim} of 2 lost another one" in err
     resumed = subprocess.run(
         [sys.executable, "-m", "emorl", "train", "--resume", str(folder), "--max-minutes", "0"],
         env=ENVIRONMENT,
@@ -189,6 +189,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_share_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     with pytest.raises(InputError, match="one device"), process_group("cuda:0"):
         pass
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

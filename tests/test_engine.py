@@ -270,6 +270,20 @@ def test_a_streak_ends_the_run_before_the_weights_that_caused_it(
     assert rows(tmp_path / "run")[-1]["skipped_steps"] == 0
 
 
+def test_a_run_that_never_gets_anywhere_can_still_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny.RUN, max_skipped_steps=3)
+    with monkeypatch.context() as patch:
+        poison(patch, set(range(1000)))
+        assert main(["train", *tiny.words(config), "--run", str(tmp_path / "run")]) == 2
+    assert "last good checkpoint is kept" in capsys.readouterr().err
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None and checkpoint.name == "000000"
+    assert train(tmp_path / "run", None, report=lambda line: None).reason == "finished"
+    assert rows(tmp_path / "run")[-1]["skipped_steps"] == 0
+
+
 def test_checkpoints_under_suspicion_do_not_push_out_sound_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

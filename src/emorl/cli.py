@@ -296,6 +296,8 @@ class Resume:
     """auto, cpu, cuda, cuda:1, ..."""
     max_minutes: float | None = None
     """Stop then, resumable."""
+    cuda_graph: bool = True
+    """On a GPU, record the step as a CUDA graph; the results are the same."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,8 @@ class Train:
     """auto, cpu, cuda, cuda:1, ..."""
     max_minutes: float | None = None
     """Stop then, resumable."""
+    cuda_graph: bool = True
+    """On a GPU, record the step as a CUDA graph; the results are the same."""
     released: bool = False
     """The released code's choices wherever it departs from the paper."""
     seeds: int | None = None
@@ -397,7 +401,12 @@ def train(words: Sequence[str]) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         resumed: Resume = _parse(Resume, words, "train")
         outcome = run_training(
-            resumed.resume, None, steps=resumed.steps, device=resumed.device, max_minutes=resumed.max_minutes
+            resumed.resume,
+            None,
+            steps=resumed.steps,
+            device=resumed.device,
+            max_minutes=resumed.max_minutes,
+            cuda_graph=resumed.cuda_graph,
         )
     else:
         named = [word for word in words[:1] if not word.startswith("-")]
@@ -420,7 +429,9 @@ def train(words: Sequence[str]) -> int:
             return _train_seeds(given, config, given.run or Path("runs") / name, words)
         _refuse(given, "--seeds", "json", "cluster", "cluster_minutes", "cluster_partition", "cluster_folder")
         folder = given.run or Path("runs") / f"{name}-seed{config.seed}"
-        outcome = run_training(folder, config, device=given.device, max_minutes=given.max_minutes)
+        outcome = run_training(
+            folder, config, device=given.device, max_minutes=given.max_minutes, cuda_graph=given.cuda_graph
+        )
     return 130 if outcome.reason == "interrupted" else 0
 
 

@@ -50,8 +50,6 @@ class TrainConfig:
     """(from step, refinement steps I), in order (section 4.1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto is bfloat16 where the hardware has it, and the run keeps what it was."""
-    cuda_graph: bool = True
-    """Record the step as a CUDA graph, on a GPU; the results are the same."""
     max_skipped_steps: int = 50
     """A step whose loss or gradient is not finite is skipped; this many in a row stop the run."""
     log_every: int = 50

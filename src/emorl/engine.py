@@ -154,6 +154,7 @@ class Engine:
         self.terms: dict[str, torch.Size] = {}
         self.form: Hashable = None
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.side: torch.cuda.Stream | None = None
         self.noise = StagedNoise(device)
         self.eager_steps = 0
 
@@ -188,20 +189,28 @@ class Engine:
 
     def _on_side_stream(self, state: TrainState) -> None:
         """A step off the default stream, as must come before a recording."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(here)
-        with torch.cuda.stream(side), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            self._compute(state)
-        here.wait_stream(side)
+        self.side = self.side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        here, cudnn = torch.cuda.current_stream(), torch.backends.cudnn
+        before, cudnn.benchmark = cudnn.benchmark, True  # let it try its kernels
+        self.side.wait_stream(here)
+        try:
+            with torch.cuda.stream(self.side):
+                self._compute(state)
+        finally:
+            cudnn.benchmark = before
+        here.wait_stream(self.side)
+
+    def close(self) -> None:
+        """Let go of the recorded step: a process group cannot end while a graph holds its messages."""
+        if self.graph is not None:
+            torch.cuda.synchronize(self.device)
+            self.graph = None
 
     def _record(self, state: TrainState) -> torch.cuda.CUDAGraph:
         """The step as a graph; with the kernels that the eager steps chose."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with (
-                torch.backends.cudnn.flags(enabled=True, benchmark=True),
-                torch.cuda.graph(graph, capture_error_mode="thread_local"),
-            ):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._compute(state)
         except RuntimeError as error:
             raise InputError(

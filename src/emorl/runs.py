@@ -209,11 +209,12 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
         try:
             yield config
         except InputError:
-            if fresh and newest_checkpoint(folder) is None:  # the mended command shall find the folder free
+            if (
+                fresh and newest_checkpoint(folder) is None
+            ):  # no step was taken: the mended command finds the folder free
                 for name in ("config.json", "versions.json", "metrics.jsonl", "timing.jsonl"):
                     (folder / name).unlink(missing_ok=True)
-                for name in ("tensorboard", "checkpoint"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
+                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             raise
     finally:
         lock.release()
@@ -279,9 +280,12 @@ def save_checkpoint(
 
 def drop_checkpoints_from(run: Path, step: int) -> None:
     """Remove checkpoints of `step` and later, whose weights turned out to be bad."""
-    for folder in _checkpoints(run):
+    for folder in reversed(_checkpoints(run)):
         if int(folder.name) >= step:
-            shutil.rmtree(folder)
+            gone = folder.with_name(f"{folder.name}.tmp")  # cleaned later, should this be cut short
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            shutil.rmtree(gone)
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:

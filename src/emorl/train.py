@@ -100,10 +100,12 @@ def train(
     max_minutes: float | None = None,
     report: Callable[[str], None] = print,
     progress: bool = True,
+    cuda_graph: bool = True,
 ) -> Outcome:
     """Start a run in a new folder, or with config = None resume the one that is there.
 
-    `steps` gives a resumed run another length, which its config then states. Under torchrun all processes call this
+    `steps` gives a resumed run another length, which its config then states. `cuda_graph` has the steps recorded on a
+    GPU, with the same results. Under torchrun all processes call this
     and train together; the first one writes.
     Stops early, resumable, at Ctrl-C or a termination signal, and after `max_minutes`. Raises InputError for a folder
     that cannot be used, data that cannot be read, a disk that is full, a process that is gone, and losses that stay
@@ -114,14 +116,14 @@ def train(
         raise InputError(f"max_minutes must be at least 0, got {max_minutes}")
     with process_group(device) as (group, device), stop_signals() as stop:
         target = pick_device(device)
-        if target.type == "cuda":
-            torch.cuda.set_device(target)
+        if target.type == "cuda" and target.index is not None:
+            torch.cuda.set_device(target)  # streams and graphs go by the current device
         if config is not None:
             config = replace(config, precision=choose(config.precision, target))
         with _open_together(folder, config, steps, group) as config:
             if config.batch_size % group.size:
                 raise InputError(f"batch_size {config.batch_size} cannot be divided among {group.size} processes")
-            run = Run(folder, config, target, group, report if group.rank == 0 else lambda line: None)
+            run = Run(folder, config, target, group, report if group.rank == 0 else lambda line: None, cuda_graph)
             if run.finished:
                 run.report(f"{folder}: finished already, {config.steps} steps")
                 return Outcome(run.step, "finished")
@@ -131,7 +133,10 @@ def train(
                 return stop.is_set(), late
 
             with _write_errors(folder), _progress(config, run.step, progress and group.rank == 0) as show:
-                return run.go_on(flags, show)
+                try:
+                    return run.go_on(flags, show)
+                finally:
+                    run.engine.close()
 
 
 @contextmanager
@@ -160,7 +165,13 @@ class Run:
     """A run that is going on: engine, data and log."""
 
     def __init__(
-        self, folder: Path, config: TrainConfig, device: torch.device, group: Group, report: Callable[[str], None]
+        self,
+        folder: Path,
+        config: TrainConfig,
+        device: torch.device,
+        group: Group,
+        report: Callable[[str], None],
+        cuda_graph: bool,
     ) -> None:
         self.folder, self.config, self.group, self.report = folder, config, group, report
         restored = restore(folder, config, device)
@@ -179,7 +190,7 @@ class Run:
             clip_norm=config.clip_norm,
             skipped=restored.skipped,
             group=group,
-            cuda_graph=config.cuda_graph,
+            cuda_graph=cuda_graph,
         )
         self.about = {
             "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
@@ -200,6 +211,8 @@ class Run:
         config, engine, order = self.config, self.engine, ImageOrder(self.config)
         reason: Literal["finished", "time", "interrupted"] = "finished"
         with RunLog(self.folder, self.step) if self.group.rank == 0 else nullcontext() as log:
+            if self.group.rank == 0 and self.step == 0:
+                self._save()  # a run that has begun can always be resumed
             while not self.finished and reason == "finished":
                 step, rate = self.step, learning_rate(config, self.step)
                 state = replace(
@@ -229,11 +242,7 @@ class Run:
                     reason = "interrupted" if asked else "time" if late else "finished"
                 if log is not None and (due or reason != "finished"):
                     log.flush()
-                    self.model.remember(engine.state)
-                    training = training_to_tensors(self.optimizer, engine)
-                    about = {**self.about, "steps": self.step}
-                    sound = training["skipped"][1] == 0
-                    save_checkpoint(self.folder, self.step, self.model, training, about, prune=sound)
+                    self._save()
             show(self.step, {})
         if reason == "finished":
             self.report(f"finished {config.steps} steps: {self.folder}")
@@ -243,20 +252,27 @@ class Run:
             )
         return Outcome(self.step, reason)
 
+    def _save(self) -> None:
+        self.model.remember(self.engine.state)
+        training = training_to_tensors(self.optimizer, self.engine)
+        about = {**self.about, "steps": self.step}
+        sound = training["skipped"][1] == 0
+        save_checkpoint(self.folder, self.step, self.model, training, about, prune=sound)
+
     def _check(self, values: StepValues) -> None:
         """End a run that gets nowhere, with the newest checkpoint whose own next step was sound."""
         if values.skipped_in_row < self.config.max_skipped_steps:
             return
         if self.group.rank == 0:
-            drop_checkpoints_from(self.folder, self.step - values.skipped_in_row)
+            drop_checkpoints_from(self.folder, max(1, self.step - values.skipped_in_row))
         raise InputError(
             f"{self.folder}: loss or gradient was not finite in {values.skipped_in_row} steps in a row, up to step "
-            f"{self.step - 1}; the last good checkpoint is kept. Try a lower learning rate, or float32"
+            f"{self.step - 1}; the last good checkpoint is kept. Try a new run: lower learning rate, or float32"
         )
 
     def _warn(self, warnings: list[str]) -> None:
         for line in warnings:
-            kind = line.split("(")[0][:20]
+            kind = "".join(letter for letter in line if letter.isalpha())[:12]  # without its numbers
             if kind not in self.warned:
                 self.warned.append(kind)
                 self.report(f"warning: step {self.step}: {line}")
@@ -265,14 +281,12 @@ class Run:
 def pick_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one; raises InputError for a device that is not there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=device)
-        if device == torch.device("cuda"):
-            device = torch.device("cuda", torch.cuda.current_device())
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name} cannot be used ({str(error).splitlines()[0]})") from None
     return device
@@ -317,6 +331,8 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
             for value in slot.values()
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
+        if "skipped" not in checkpoint.training:
+            raise InputError(f"{folder}: this run was made by an older version, which can continue it") from None
         raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} is damaged ({error})") from None
     if not consistent:
         raise InputError(f"{folder}: the checkpoint of step {checkpoint.step} does not fit its model")
@@ -379,13 +395,17 @@ def metrics_row(state: TrainState, values: StepValues, rate: float) -> dict[str,
         "refinement_steps": state.refinement_steps,
         "skipped_steps": values.skipped,
     }
+    found: dict[str, Any] = _finite(row)
+    return found
 
-    def finite(value: Any) -> Any:
-        if isinstance(value, list):
-            return [finite(part) for part in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: finite(value) for name, value in row.items()}
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become None."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:
@@ -434,7 +454,7 @@ class RunLog:
             warnings = signs_of_collapse(inference.masks[:, :, 0].cpu().numpy(), scores.get("kl"))
         if warnings:
             row["warnings"] = warnings
-        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.write(json.dumps(_finite(row)) + "\n")
         for name, value in means.items():
             self._board.add_scalar(f"validation/{name}", value, step)
         figure = decomposition_sheet(scenes.image, inference, true_masks=scenes.mask, max_images=6)

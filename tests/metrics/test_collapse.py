@@ -59,6 +59,10 @@ def test_one_slot_is_no_collapse() -> None:
     assert signs_of_collapse(np.ones((2, 1, 6, 8)), KL) == []
 
 
+def test_masks_that_are_not_finite_say_nothing() -> None:
+    assert signs_of_collapse(np.full((2, 3, 6, 8), np.nan), np.array([np.nan, 1.0])) == []
+
+
 def test_a_few_pixels_of_objects_are_enough() -> None:
     winners = np.zeros((2, 10, 10), int)
     winners[:, 0, :2] = 1

@@ -33,7 +33,7 @@ def signs_of_collapse(masks: np.ndarray, kl: np.ndarray | None) -> list[str]:
     0.1 nats per slot.
     """
     num_slots = masks.shape[1]
-    if num_slots == 1:
+    if num_slots == 1 or not np.isfinite(masks).all():
         return []
     found = []
     share, sharp = float(largest_share(masks).mean()), float(sharpness(masks).mean())
