@@ -61,38 +61,28 @@ class ConvStack(nn.Sequential):
 
 
 def _overwrite(layer: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(layer, nn.ELU) and layer.alpha == 1:
-        return _ELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-    if isinstance(layer, nn.ReLU):
-        return _ReLU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    if isinstance(layer, nn.ReLU) or (isinstance(layer, nn.ELU) and layer.alpha == 1):
+        return _Overwritten.apply(x, isinstance(layer, nn.ELU))  # type: ignore[no-any-return, no-untyped-call]
     raise TypeError(f"a stack of convolutions has ELU of alpha 1 or ReLU between them, not {layer}")
 
 
-class _ELU(torch.autograd.Function):
+class _Overwritten(torch.autograd.Function):
+    """An ELU or ReLU in the memory of its input, whose gradient goes into the memory of the one it gets."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, elu: bool) -> Tensor:
         ctx.mark_dirty(x)
-        y = F.elu_(x)
+        y = F.elu_(x) if elu else F.relu_(x)
         ctx.save_for_backward(y)
+        ctx.elu = elu
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, y, grad_input=grad)  # type: ignore[no-any-return]
-
-
-class _ReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        y = F.relu_(x)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)  # type: ignore[no-any-return]
+        if ctx.elu:
+            torch.ops.aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, y, grad_input=grad)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
+        return grad, None
