@@ -196,3 +196,24 @@ def test_several_processes_share_no_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="1 GPUs"), process_group("cuda"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "2"}, "start the processes with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "start the processes with torchrun"),
+    ],
+)
+def test_half_an_environment_is_no_group(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained alone without a word, every process would write a run of its own."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said), process_group("cpu"):
+        pass

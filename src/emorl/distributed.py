@@ -54,17 +54,29 @@ ALONE = Group()
 """One process."""
 
 
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it. Raises InputError where the environment says no number."""
+    found = os.environ.get("WORLD_SIZE", "1")
+    if not found.isdecimal() or int(found) < 1:
+        raise InputError(f"WORLD_SIZE is {found!r}: start several processes with torchrun, or unset it")
+    return int(found)
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[Group, str]]:
     """The group that torchrun made, or a group of one; and the device of this process.
 
     "auto" and "cuda" become this process's own GPU. Raises InputError for a device that all would share.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
+    size = world_size()
+    if size == 1:
         yield ALONE, device
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not os.environ.get("RANK", "").isdecimal() or not os.environ.get("LOCAL_RANK", "").isdecimal():
+        raise InputError(
+            f"WORLD_SIZE is {size}, but RANK and LOCAL_RANK are no numbers: start the processes with torchrun"
+        )
+    local = int(os.environ["LOCAL_RANK"])
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
 from emorl.data.sources import open_source
+from emorl.distributed import world_size
 from emorl.errors import InputError
 from emorl.evaluate import evaluate
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
@@ -81,7 +82,7 @@ def train_seeds(
     """
     if num_seeds < 1:
         raise InputError(f"the number of seeds must be at least 1, got {num_seeds}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise InputError("several seeds are started without torchrun: each trains in one process")
     seeds = range(config.seed, config.seed + num_seeds)
     runs = [(folder.parent / f"{folder.name}-seed{seed}", replace(config, seed=seed)) for seed in seeds]
