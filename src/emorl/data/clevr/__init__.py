@@ -1,0 +1,1 @@
+"""CLEVR made on the spot, with masks and factors."""

@@ -1,0 +1,498 @@
+"""Pictures of CLEVR's scenes: light from four lamps over a grey cove, on rubber and metal.
+
+No sample is random and nothing is noisy: soft shadows are areas of lamps (`World.visible_share`), highlights
+are closed forms, and what arrives by way of other surfaces is gathered over fixed directions. The parts of a
+pixel's radiance, data set specification, section 3.3:
+
+    rubber, ground   albedo / pi x (lamps + gathered light)         Lambert
+    rubber           + a weak broad highlight                       Beckmann 0.35 under a Fresnel term of 1.2
+    metal            0.6 x what the mirror shows                     GGX 0.01: other objects, ground, lamps
+                     + 0.4 x the same, blurred                      GGX 0.2
+
+Light that comes from the ground is looked up in a map of it (`Surroundings`), made once for each scene.
+
+Axes: M rays or points, each of the scene `scene[m]`. Vectors and colours are 3 M, linear RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi
+
+import torch
+from torch import Tensor
+
+from emorl.data.clevr.scene import COVE_AWAY, MAX_OBJECTS, Scenes
+from emorl.data.clevr.world import (
+    GROUND,
+    NOTHING,
+    Light,
+    World,
+    across_cove,
+    along_cove,
+    cross,
+    dot,
+    pick,
+    reflect,
+    unit,
+)
+
+GROUND_ALBEDO = 0.8
+MIRROR_SHARE, MIRROR_ALPHA = 0.6, 0.01
+BLUR_SHARE, BLUR_ALPHA = 0.4, 0.2
+COAT_COLOR, COAT_ALPHA, COAT_INDEX = 0.8, 0.35, 1.2
+
+SUBPIXELS = 3
+"""A pixel at an outline, or on metal, is the mean of so many squared."""
+_GATHER = 12  # directions over which light from other surfaces is gathered
+_GATHER_SUBPIXEL = 2  # for each part of a pixel, other ones in each part
+_BLUR_SUBPIXEL = 2  # directions of a blurred reflection, likewise
+_MIRRORS = 2  # reflections of reflections that are followed
+
+_MAP_S, _MAP_ACROSS = (-9.5, 18.0), (-14.0, 14.0)  # part of the ground that is mapped
+
+
+def _spiral(num: int) -> tuple[Tensor, Tensor]:
+    """Points u in (0, 1) and angles, `num` each, spread evenly over a disc.
+
+    The turn by 2.5 makes a dozen of them balance above and below, where the light of the ground differs most.
+    """
+    k = torch.arange(num)
+    return (k + 0.5) / num, k * (pi * (3 - 5**0.5)) + 2.5
+
+
+def _frame(normal: Tensor) -> tuple[Tensor, Tensor]:
+    """Two unit vectors (3 M each) that stand on a normal and on each other."""
+    x, y, z = normal
+    side = unit(torch.where(z.abs() > 0.9, torch.stack([torch.zeros_like(x), z, -y]), torch.stack([-y, x, 0 * z])))
+    return side, cross(normal, side)
+
+
+class Surroundings:
+    """What surfaces send on to others, roughly: made once for each scene, then looked up.
+
+    A map of the ground's light from the lamps with its shadows; a coarser one of what it gets from the rest
+    of itself; and for each object the light it sends in six directions.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.direct = self._map(0.3, self._lamps)
+        self.gathered = torch.zeros_like(self.direct[:, :, :2, :2])
+        self.objects = self._sides()
+        # once more, with the light that objects throw on the ground
+        self.direct = self.direct + self._map(0.3, self._objects_on_ground)
+        self.objects = self._sides()
+        self.gathered = self._map(1.5, self._rest_of_ground)
+
+    def _sides(self) -> Tensor:
+        """6 3 BO: radiance of each object's six sides."""
+        world = self.world
+        sides = torch.zeros(6, 3, len(world.present), device=world.device, dtype=world.dtype)
+        scene = torch.arange(world.num_scenes, device=world.device)
+        for place in range(world.num_places):
+            center, half = world.of(world.center, scene, place), world.of(world.half_height, scene, place)
+            for side in range(6):
+                outward = torch.zeros_like(center)
+                outward[side // 2] = 1 - 2 * (side % 2)
+                color = _soft_object(
+                    world, self, scene, center + half * outward, outward, torch.full_like(scene, place), -outward
+                )
+                sides[side, :, scene * MAX_OBJECTS + place] = color
+        return sides
+
+    def _map(self, cell: float, measure: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """B 3 S A: irradiance at points of a grid over the ground."""
+        world = self.world
+        s = torch.linspace(*_MAP_S, round((_MAP_S[1] - _MAP_S[0]) / cell) + 1, device=world.device)
+        across = torch.linspace(*_MAP_ACROSS, round((_MAP_ACROSS[1] - _MAP_ACROSS[0]) / cell) + 1, device=world.device)
+        scene = torch.arange(world.num_scenes, device=world.device)
+        b = scene.repeat_interleave(len(s) * len(across))
+        along = s.repeat_interleave(len(across)).repeat(len(scene))
+        side = across.repeat(len(scene) * len(s))
+        point = torch.stack(
+            [
+                along * COVE_AWAY[0] + side * COVE_AWAY[1],
+                along * COVE_AWAY[1] - side * COVE_AWAY[0],
+                world.ground_height(along),
+            ]
+        )
+        values = measure(b, point, world.ground_normal(point))
+        return values.view(3, world.num_scenes, len(s), len(across))
+
+    def _lamps(self, scene: Tensor, point: Tensor, normal: Tensor) -> Tensor:
+        return lamps(self.world, scene, point, normal, torch.full_like(scene, GROUND))
+
+    def _rest_of_ground(self, scene: Tensor, point: Tensor, normal: Tensor) -> Tensor:
+        hit = torch.full_like(scene, GROUND)
+        return gather(self.world, self, scene, point, normal, hit, 64, torch.zeros_like(scene), 1, objects=False)
+
+    def _look_up(self, layer: Tensor, scene: Tensor, point: Tensor) -> Tensor:
+        """Bilinear interpolation in a map (3 B S A) at points (3 M): 3 M."""
+        _, _, num_s, num_across = layer.shape
+        s, across = along_cove(point), across_cove(point)
+        i = ((s - _MAP_S[0]) / (_MAP_S[1] - _MAP_S[0])).clamp(0, 1) * (num_s - 1)
+        j = ((across - _MAP_ACROSS[0]) / (_MAP_ACROSS[1] - _MAP_ACROSS[0])).clamp(0, 1) * (num_across - 1)
+        top, left = i.long().clamp_max(num_s - 2), j.long().clamp_max(num_across - 2)
+        down, right = i - top, j - left
+        flat = layer.flatten(1)
+        start = (scene * num_s + top) * num_across + left
+        upper = torch.lerp(pick(flat, start), pick(flat, start + 1), right)
+        lower = torch.lerp(pick(flat, start + num_across), pick(flat, start + num_across + 1), right)
+        return torch.lerp(upper, lower, down)
+
+    def ground(self, scene: Tensor, point: Tensor) -> Tensor:
+        """Radiance (3 M) of the ground at points above or below it."""
+        irradiance = self._look_up(self.direct, scene, point) + self._look_up(self.gathered, scene, point)
+        return GROUND_ALBEDO / pi * irradiance
+
+    def object(self, scene: Tensor, place: int, outward: Tensor) -> Tensor:
+        """Radiance (3 M) of an object on its side that faces a direction (3 M)."""
+        sides = self.world.of(self.objects, scene, place)  # 6 3 M
+        total = torch.zeros_like(outward)
+        for axis in range(3):
+            share = outward[axis]
+            total += share * share * torch.where(share > 0, sides[2 * axis], sides[2 * axis + 1])
+        return total
+
+    def on_ground(self, scene: Tensor, point: Tensor) -> Tensor:
+        """Irradiance (3 M) of points of the ground by way of other surfaces."""
+        return self._look_up(self.gathered, scene, point) + self._objects_on_ground(scene, point)
+
+    def _objects_on_ground(self, scene: Tensor, point: Tensor, _: Tensor | None = None) -> Tensor:
+        """Irradiance (3 M) of points of the ground from objects.
+
+        An object counts as a ball on the ground, which fills the share h r^2 / d^3 of what a horizontal surface
+        sees from a distance d to its centre at height h = r; a cube or a cylinder as a slightly larger one.
+        """
+        total = torch.zeros_like(point)
+        for place in range(self.world.num_places):
+            offset = self.world.of(self.world.center, scene, place) - point
+            half = self.world.of(self.world.half_height, scene, place)
+            square = dot(offset, offset)
+            distance = square.sqrt()
+            bulk = torch.where(self.world.of(self.world.fillet, scene, place) == 1, 1.0, 1.12)
+            fills = (bulk**3 * half**3 / (square * distance)).clamp_max(0.5)
+            fills = torch.where(self.world.of(self.world.present, scene, place), fills, 0.0)
+            total += pi * fills * self.object(scene, place, -offset / distance)
+        return total
+
+
+def lamps(world: World, scene: Tensor, point: Tensor, normal: Tensor, hit: Tensor) -> Tensor:
+    """Irradiance (3 M) of points from the lamps, with shadows."""
+    light = world.lights(scene, point)
+    facing = dot(light.direction, normal[:, None]).clamp_min(0)
+    share = world.visible_share(scene, point, light, hit, facing > 0)
+    return (light.irradiance * (facing * share)).sum(dim=1)
+
+
+def gather(
+    world: World,
+    around: Surroundings,
+    scene: Tensor,
+    point: Tensor,
+    normal: Tensor,
+    hit: Tensor,
+    num: int,
+    phase: Tensor,
+    phases: int,
+    objects: bool = True,
+) -> Tensor:
+    """Irradiance (3 M) of points from other surfaces, over cones around fixed directions.
+
+    Args:
+        world: the scenes.
+        around: their surroundings.
+        scene: M.
+        point: 3 M.
+        normal: 3 M.
+        hit: M, what the points are on.
+        num: directions for each point.
+        phase: M, 0 to phases - 1: which of the num x phases directions.
+        phases: how many sets of directions there are.
+        objects: do objects send light, and stand in its way?
+    """
+    u, angle = (values.to(world.device, world.dtype) for values in _spiral(num * phases))
+    tangent = max(num, _GATHER / 2) ** -0.5
+    which = phase + phases * torch.arange(num, device=world.device)[:, None]  # K M
+    side, other = _frame(normal)
+    radius, up = u.sqrt(), (1 - u).sqrt()
+    x, y, z = (radius * angle.cos())[which], (radius * angle.sin())[which], up[which]
+    direction = x * side[:, None] + y * other[:, None] + z * normal[:, None]  # 3 K M
+    flat = direction.flatten(1)
+    of = scene.repeat(num)
+    end, share = world.ground_in_cone(point.repeat(1, num), flat, tangent)
+    arriving = share * around.ground(of, end)
+    if objects:
+        size = torch.full_like(z, tangent)
+        cone = Light(direction, torch.full_like(z, torch.inf), direction, direction, size, None)
+        lit = torch.ones_like(z, dtype=torch.bool)
+        for place, rows, hidden in world.hidden_shares(scene, point, cone, hit, lit, steps=3):
+            seen = around.object(pick(of, rows), place, -pick(flat, rows))
+            arriving[:, rows] = torch.lerp(arriving[:, rows], seen, hidden)
+    return pi / num * arriving.view_as(direction).sum(dim=1)
+
+
+def soft_radiance(
+    world: World, around: Surroundings, scene: Tensor, origin: Tensor, direction: Tensor, leaving: Tensor
+) -> Tensor:
+    """What rays (M) see, where detail does not matter: 3 M. Objects are lit without shadows of others."""
+    t, hit = world.nearest(scene, origin, direction, leaving)
+    result = torch.zeros_like(origin)
+    rows = (hit == GROUND).nonzero().squeeze(1)
+    result[:, rows] = around.ground(pick(scene, rows), pick(origin, rows) + pick(t, rows) * pick(direction, rows))
+    rows = ((hit != GROUND) & (hit != NOTHING)).nonzero().squeeze(1)
+    if rows.numel():
+        of, place = pick(scene, rows), pick(hit, rows)
+        point = pick(origin, rows) + pick(t, rows) * pick(direction, rows)
+        normal = world.normal(of, place, point)
+        result[:, rows] = _soft_object(world, around, of, point, normal, place, pick(direction, rows))
+    return result
+
+
+def _soft_object(
+    world: World, around: Surroundings, scene: Tensor, point: Tensor, normal: Tensor, place: Tensor, direction: Tensor
+) -> Tensor:
+    metal = world.of(world.metal, scene, place)
+    albedo = world.of(world.albedo, scene, place)
+    mirrored = reflect(direction, normal)
+    # the ground where the mirrored ray would meet it, or below the object for a diffuse surface
+    fall = (point[2] / (-mirrored[2]).clamp_min(0.05)).clamp_max(8)
+    below = torch.where(metal, point + fall * mirrored, point + 0.7 * normal)
+    ground = around.ground(scene, below)
+    light = world.lights(scene, point)
+    arriving = light.irradiance * dot(light.direction, normal[:, None]).clamp_min(0)
+    lit = arriving.sum(dim=1)
+    shine = (arriving * ggx(light.direction, -direction[:, None], normal[:, None], 0.35)).sum(dim=1)
+    matte = albedo / pi * (lit + pi / 2 * (1 - normal[2]) * ground)
+    return torch.where(metal, albedo * (torch.where(mirrored[2] < 0, ground, 0.0) + shine), matte)
+
+
+def ggx(to_light: Tensor, to_eye: Tensor, normal: Tensor, alpha: float | Tensor) -> Tensor:
+    """Reflectance (M, 1 / sr) of a GGX surface without Fresnel: D G / (4 n.l n.v), G of Smith, uncorrelated."""
+    half = unit(to_light + to_eye)
+    nh, nl, nv = (dot(normal, v).clamp(1e-4, 1) for v in (half, to_light, to_eye))
+    square = alpha * alpha
+    d = square / (pi * (nh * nh * (square - 1) + 1) ** 2)
+    g = 1 / (nl + (square + (1 - square) * nl * nl).sqrt()) / (nv + (square + (1 - square) * nv * nv).sqrt())
+    return d * g  # the 4 n.l n.v cancels against the numerators of G
+
+
+def beckmann(to_light: Tensor, to_eye: Tensor, normal: Tensor, alpha: float) -> Tensor:
+    """Reflectance (M, 1 / sr) of a Beckmann surface without Fresnel (Walter et al. 2007)."""
+    half = unit(to_light + to_eye)
+    nh, nl, nv = (dot(normal, v).clamp(1e-3, 1) for v in (half, to_light, to_eye))
+    square = nh * nh
+    d = torch.exp((square - 1) / (square * alpha**2)) / (pi * alpha**2 * square * square)
+    g = torch.ones_like(nh)
+    for cos in (nl, nv):
+        a = cos / (alpha * (1 - cos * cos).clamp_min(1e-8).sqrt())
+        g = g * torch.where(a < 1.6, (3.535 * a + 2.181 * a * a) / (1 + 2.276 * a + 2.577 * a * a), 1.0)
+    return d * g / (4 * nl * nv)
+
+
+def fresnel(cos: Tensor, index: float) -> Tensor:
+    """Share (M) of unpolarised light that a dielectric of a refractive index reflects."""
+    g = (index * index - 1 + cos * cos).sqrt()
+    a, b = (g - cos) / (g + cos), (cos * (g + cos) - 1) / (cos * (g - cos) + 1)
+    return 0.5 * a * a * (1 + b * b)
+
+
+def radiance(
+    world: World,
+    around: Surroundings,
+    scene: Tensor,
+    origin: Tensor,
+    direction: Tensor,
+    leaving: Tensor | None,
+    phase: Tensor,
+    phases: int,
+    mirrors: int = _MIRRORS,
+) -> Tensor:
+    """What rays see.
+
+    Args:
+        world: the scenes.
+        around: their surroundings.
+        scene: M.
+        origin: 3 M.
+        direction: 3 M, of unit length.
+        leaving: M, what the rays start on.
+        phase: M, which of the sets of directions each ray uses.
+        phases: how many sets there are; the fewer, the more directions in each.
+        mirrors: reflections to follow.
+
+    Returns:
+        3 M, linear RGB.
+    """
+    t, hit = world.nearest(scene, origin, direction, leaving)
+    seen = (hit != NOTHING).nonzero().squeeze(1)
+    result = torch.zeros_like(origin)
+    if not seen.numel():
+        return result
+    scene, hit, phase, direction = pick(scene, seen), pick(hit, seen), pick(phase, seen), pick(direction, seen)
+    point = pick(origin, seen) + pick(t, seen) * direction
+    normal = world.normal(scene, hit, point)
+    place = hit.clamp_max(MAX_OBJECTS - 1)
+    on_ground = hit == GROUND
+    metal = ~on_ground & world.of(world.metal, scene, place)
+    rubber = ~on_ground & ~metal
+    albedo = torch.where(on_ground, GROUND_ALBEDO, world.of(world.albedo, scene, place))
+    cos = dot(normal, -direction).clamp(1e-3, 1)
+
+    light = world.lights(scene, point)
+    facing = dot(light.direction, normal[:, None]).clamp_min(0)
+    share = world.visible_share(scene, point, light, hit, facing > 0)
+    arriving = light.irradiance * (facing * share)  # 3 L M
+    diffuse = arriving.sum(dim=1)
+    mirrored = reflect(direction, normal)
+
+    rows = on_ground.nonzero().squeeze(1)
+    diffuse[:, rows] += around.on_ground(pick(scene, rows), pick(point, rows))
+    color = albedo / pi * diffuse
+
+    rows = rubber.nonzero().squeeze(1)
+    if rows.numel():
+        of, p, n, h = pick(scene, rows), pick(point, rows), pick(normal, rows), pick(hit, rows)
+        num = _GATHER if phases == 1 else _GATHER_SUBPIXEL
+        indirect = gather(world, around, of, p, n, h, num, pick(phase, rows), phases)
+        coat = fresnel(pick(cos, rows), COAT_INDEX)
+        lobe = beckmann(pick(light.direction, rows), -pick(direction, rows)[:, None], n[:, None], COAT_ALPHA)
+        shine = (pick(arriving, rows) * lobe).sum(dim=1)
+        above = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
+        color[:, rows] = (1 - coat) * pick(albedo, rows) / pi * (diffuse[:, rows] + indirect)
+        color[:, rows] += coat * COAT_COLOR * (shine + above)
+
+    rows = metal.nonzero().squeeze(1)
+    if rows.numel():
+        of, p, n, h = pick(scene, rows), pick(point, rows), pick(normal, rows), pick(hit, rows)
+        some = light.at(rows)
+        broad = pick(arriving, rows) * ggx(some.direction, -pick(direction, rows)[:, None], n[:, None], BLUR_ALPHA)
+        lamp = some.radiance * (lamp_in_mirror(some, n, -pick(direction, rows)) * pick(share, rows))
+        shine = (BLUR_SHARE * broad + MIRROR_SHARE * lamp).sum(dim=1)
+        blurred = blurred_reflection(world, around, of, p, n, pick(direction, rows), h, pick(phase, rows), phases)
+        if mirrors:
+            sharp = radiance(world, around, of, p, pick(mirrored, rows), h, pick(phase, rows), phases, mirrors - 1)
+        else:
+            sharp = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
+        color[:, rows] = pick(albedo, rows) * (shine + BLUR_SHARE * blurred + MIRROR_SHARE * sharp)
+    result[:, seen] = color
+    return result
+
+
+def lamp_in_mirror(light: Light, normal: Tensor, to_eye: Tensor) -> Tensor:
+    """How much of square lamps the sharp lobe of metal shows.
+
+    The slopes of GGX's half vectors, divided by alpha, are distributed as the directions of a cosine lobe are when
+    projected onto a plane at distance 1. So the share that falls on half vectors towards a lamp is Lambert's formula
+    for the polygon of its corners.
+
+    Args:
+        light: L lamps.
+        normal: 3 M.
+        to_eye: 3 M.
+
+    Returns:
+        L M, in [0, 1].
+    """
+    assert light.axes is not None
+    side, other = _frame(normal)
+    corners = []
+    for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
+        corner = unit(light.direction + light.half_size * (i * light.axes[0] + j * light.axes[1]))
+        half = unit(corner + to_eye[:, None])
+        height = dot(half, normal[:, None]).clamp_min(1e-3)
+        slopes = [dot(half, axis[:, None]) / height for axis in (side, other)]
+        corners.append(unit(torch.stack([*slopes, torch.full_like(height, MIRROR_ALPHA)])))
+    total = torch.zeros_like(light.distance)
+    for p, q in zip(corners, corners[1:] + corners[:1], strict=True):
+        edge = cross(p, q)
+        sine = dot(edge, edge).sqrt().clamp_min(1e-12)
+        total = total + torch.atan2(sine, dot(p, q)) * edge[2] / sine
+    return total.abs() / (2 * pi)
+
+
+def blurred_reflection(
+    world: World,
+    around: Surroundings,
+    scene: Tensor,
+    point: Tensor,
+    normal: Tensor,
+    direction: Tensor,
+    hit: Tensor,
+    phase: Tensor,
+    phases: int,
+) -> Tensor:
+    """What the broad lobe of metal shows besides lamps: 3 M, from half vectors drawn by GGX's density."""
+    num = _GATHER if phases == 1 else _BLUR_SUBPIXEL
+    u, angle = (values.to(world.device, world.dtype) for values in _spiral(num * phases))
+    which = phase + phases * torch.arange(num, device=world.device)[:, None]  # K M
+    slope = BLUR_ALPHA * (u / (1 - u)).sqrt()
+    side, other = _frame(normal)
+    x, y = (slope * angle.cos())[which], (slope * angle.sin())[which]
+    half = unit(normal[:, None] + x * side[:, None] + y * other[:, None])  # 3 K M
+    mirrored = reflect(direction[:, None], half)
+    cos = dot(normal, -direction).clamp_min(1e-3)
+    away = dot(mirrored, normal[:, None])
+    square = BLUR_ALPHA**2
+    shadowing = 4 * away * cos / (away + (square + (1 - square) * away**2).sqrt())
+    shadowing = shadowing / (cos + (square + (1 - square) * cos**2).sqrt())
+    weight = shadowing * dot(half, -direction[:, None]).clamp_min(0) / (cos * dot(half, normal[:, None]))
+    weight = torch.where(away > 0, weight.clamp(0, 2), 0.0)
+    seen = soft_radiance(world, around, scene.repeat(num), point.repeat(1, num), mirrored.flatten(1), hit.repeat(num))
+    return (weight * seen.view_as(mirrored)).sum(dim=1) / num
+
+
+def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """Pictures of scenes, in the window of the 320 x 240 frame from the first to before the last row and column.
+
+    Returns:
+        N H W 3, uint8, sRGB.
+    """
+    world = World(scenes, device, torch.float32)
+    around = Surroundings(world)
+    height, width = rows[1] - rows[0], cols[1] - cols[0]
+    num = len(scenes)
+    grid = (
+        torch.arange(num, device=device),
+        torch.arange(height + 2, device=device),
+        torch.arange(width + 2, device=device),
+    )
+    scene, r, c = (axis.flatten() for axis in torch.meshgrid(*grid, indexing="ij"))
+    origin, direction = world.primary(scene, c + cols[0] - 0.5, r + rows[0] - 0.5)
+    _, hit = world.nearest(scene, origin, direction)
+    hit = hit.view(num, height + 2, width + 2)  # with a border, to find outlines
+
+    inner = hit[:, 1:-1, 1:-1]
+    place = inner.clamp(0, MAX_OBJECTS - 1)
+    on_object = (inner != GROUND) & (inner != NOTHING)
+    metal = on_object & world.metal.view(num, -1)[torch.arange(num, device=device)[:, None, None], place]
+    fine = metal | torch.zeros_like(metal)
+    for dr in (0, 1, 2):
+        for dc in (0, 1, 2):
+            fine |= hit[:, dr : dr + height, dc : dc + width] != inner
+
+    linear = torch.empty(3, num, height, width, device=device)
+    b, i, j = (~fine).nonzero(as_tuple=True)
+    zeros = torch.zeros_like(b)
+    origin, direction = world.primary(b, j + cols[0] + 0.5, i + rows[0] + 0.5)
+    linear[:, b, i, j] = radiance(world, around, b, origin, direction, None, zeros, 1)
+
+    b, i, j = fine.nonzero(as_tuple=True)
+    parts = SUBPIXELS**2
+    part = torch.arange(parts, device=device)
+    at = (torch.arange(SUBPIXELS, device=device) + 0.5) / SUBPIXELS
+    many = b.repeat_interleave(parts)
+    col = (j[:, None] + cols[0] + at[part % SUBPIXELS]).flatten()
+    row = (i[:, None] + rows[0] + at[part // SUBPIXELS]).flatten()
+    origin, direction = world.primary(many, col, row)
+    phase = part.repeat(len(b))
+    values = radiance(world, around, many, origin, direction, None, phase, parts)
+    linear[:, b, i, j] = values.view(3, -1, parts).mean(dim=-1)
+    return (255 * srgb(linear)).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def srgb(linear: Tensor) -> Tensor:
+    """Linear light, clipped to [0, 1], by the sRGB curve."""
+    x = linear.clamp(0, 1)
+    return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x.clamp_min(1e-6) ** (1 / 2.4) - 0.055)

@@ -1,0 +1,195 @@
+"""CLEVR made on the spot: scenes by seed and index, with pictures, masks and factors.
+
+The set of Johnson et al. (CVPR 2017) with the masks and factors of DeepMind's version, as the data set
+specification, section 3.3, has it. What a scene holds is drawn by the original's laws (`scene`), a scene is
+kept when every object shows at least 200 pixels (`labels`), and its picture is computed (`render`).
+
+Masks and factors are the same on every machine. Pictures are the same each time on one machine; another one, or
+a GPU, may round a level differently.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+
+from emorl.data.base import check_indices, concatenate
+from emorl.data.clevr.labels import MIN_PIXELS, label_maps, num_pixels
+from emorl.data.clevr.render import render
+from emorl.data.clevr.scene import HEIGHT, MAX_OBJECTS, WIDTH, Scenes, place_objects, project, sample_view
+from emorl.errors import InputError
+from emorl.types import Batch
+
+VERSION = 1
+"""Raised whenever the scenes of a seed change."""
+
+_SCENES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU few, so that their rays stay in the cache
+
+
+@dataclass(frozen=True)
+class ClevrConfig:
+    """Which scenes."""
+
+    num_objects: tuple[int, int] = (3, 10)
+    """Fewest and most objects; uniform between, as in the original."""
+    min_pixels: int = MIN_PIXELS
+    """Of the 320 x 240 picture that each object has to show."""
+
+
+def sample(
+    seed: int, index: np.ndarray, config: ClevrConfig, device: torch.device | str = "cpu"
+) -> tuple[Scenes, np.ndarray]:
+    """Draws scenes and decides which object is seen where.
+
+    Args:
+        seed: of the generator.
+        index: N, integers >= 0.
+        config: which scenes.
+        device: where labels are computed.
+
+    Returns:
+        The scenes, and their labels, N 240 320 uint8: 0 background, 1 + o the object at place o.
+    """
+    scenes = sample_view(seed, index, config.num_objects)
+    labels = np.zeros((len(index), HEIGHT, WIDTH), np.uint8)
+    pending = np.arange(len(index))
+    for attempt in count():
+        if not pending.size:
+            return scenes, labels
+        tried, placed = place_objects(seed, index[pending], attempt, scenes[pending])
+        rows, tried = pending[placed], tried[placed]
+        if not rows.size:
+            continue
+        seen = label_maps(tried, torch.device(device))
+        enough = num_pixels(seen, MAX_OBJECTS).cpu().numpy() >= config.min_pixels
+        good = (enough | (tried.size == 0)).all(axis=1)
+        scenes.put(rows[good], tried[good])
+        labels[rows[good]] = seen.cpu().numpy()[good]
+        pending = np.setdiff1d(pending, rows[good], assume_unique=True)
+    raise AssertionError("count has no end")
+
+
+class Clevr:
+    """Scenes 0 to num - 1 of a seed, 240 x 320.
+
+    Factors, as in the published files: x, y, z (the centre), rotation (the label, 0 to 360; see `Scenes`) and
+    pixel_coords (column, row, depth), float32; size, material, shape, color, uint8 codes; N 11 each, row 0 is
+    the background. Besides these `yaw`, N 11 float32 in radians, 0 to 2 pi: what the picture shows.
+    """
+
+    size = (HEIGHT, WIDTH)
+    slow = True
+    """Images take long to make; `emorl.data.images`."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        num: int = 60_320,
+        config: ClevrConfig = ClevrConfig(),  # noqa: B008 it is frozen
+        *,
+        name: str = "clevr",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        low, high = config.num_objects
+        if not 1 <= low <= high <= MAX_OBJECTS:
+            raise InputError(f"a scene has 1 to {MAX_OBJECTS} objects, not {low} to {high}")
+        if not 0 <= config.min_pixels <= 300:
+            raise InputError(f"objects cannot all show {config.min_pixels} pixels: ask for 0 to 300")
+        self.seed, self.num, self.config, self.name = seed, num, config, name
+        self.device = torch.device(device)
+
+    def __len__(self) -> int:
+        return self.num
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Scenes by position; see `Source.read`."""
+        return self.read_window(indices, (0, HEIGHT), (0, WIDTH))
+
+    def read_window(self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
+        """The window of pictures from the first to before the last row and column; only that is computed.
+
+        Visibility and factors are those of the whole picture.
+        """
+        index = check_indices(indices, self)
+        step = _SCENES_AT_ONCE.get(self.device.type, 4)
+        parts = [index[start : start + step] for start in range(0, max(1, len(index)), step)]
+
+        def draw(part: np.ndarray) -> Batch:
+            return self._draw(part, rows, cols)
+
+        threads = min(torch.get_num_threads(), len(parts))
+        if self.device.type != "cpu":
+            return concatenate(map(draw, parts))
+        # Scenes side by side, each on one thread: faster than sharing out every operation, and the same bits
+        # with any number of threads.
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return concatenate(pool.map(draw, parts))
+        finally:
+            torch.set_num_threads(torch.get_num_threads())  # of the whole process, where the library has one
+
+    def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
+        scenes, labels = sample(self.seed, index, self.config, self.device)
+        present = np.arange(1 + MAX_OBJECTS) <= scenes.num_objects[:, None]
+        return Batch(
+            image=render(scenes, self.device, rows, cols).cpu().numpy(),
+            index=index,
+            mask=labels[:, slice(*rows), slice(*cols)],
+            visibility=present.astype(np.float32),
+            factors=_factors(scenes),
+        )
+
+    def visibility(self, indices: np.ndarray) -> np.ndarray:
+        """N 11 float32: 1 for the background and each object. Nothing is rendered."""
+        index = check_indices(indices, self)
+        num_objects = sample_view(self.seed, index, self.config.num_objects).num_objects
+        return (np.arange(1 + MAX_OBJECTS) <= num_objects[:, None]).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the generator; see `Source.describe`."""
+        return {
+            "name": self.name,
+            "kind": "generator",
+            "num_images": self.num,
+            "size": [HEIGHT, WIDTH],
+            "num_entities": 1 + MAX_OBJECTS,
+            "masks": True,
+            "factors": list(_factors(sample_view(0, np.zeros(0, np.int64), self.config.num_objects))),
+            "num_objects": list(self.config.num_objects),
+            "seed": self.seed,
+            "version": VERSION,
+        }
+
+    def fingerprint(self) -> str:
+        """Generator, version, seed and which scenes."""
+        low, high = self.config.num_objects
+        return (
+            f"clevr generator version {VERSION} seed {self.seed}, {low} to {high} objects of at least "
+            f"{self.config.min_pixels} pixels"
+        )
+
+
+def _factors(scenes: Scenes) -> dict[str, np.ndarray]:
+    """Factors of scenes under their published names, with a row of zeros for the background."""
+    height = scenes.half_height
+    center = np.concatenate([scenes.position, height[..., None]], axis=-1)
+    pixels = project(scenes.camera, center)
+    pixels[..., :2] = np.floor(pixels[..., :2] + 0.5)
+    pixels *= (scenes.size > 0)[..., None]
+    floats = {
+        "x": center[..., 0],
+        "y": center[..., 1],
+        "z": height,
+        "rotation": scenes.rotation,
+        "pixel_coords": pixels,
+        "yaw": scenes.rotation % (2 * np.pi),
+    }
+    codes = {"size": scenes.size, "material": scenes.material, "shape": scenes.shape, "color": scenes.color}
+    typed = {name: values.astype(np.float32) for name, values in floats.items()}
+    typed |= {name: values.astype(np.uint8) for name, values in codes.items()}
+    return {name: np.pad(values, [(0, 0), (1, 0)] + [(0, 0)] * (values.ndim - 2)) for name, values in typed.items()}
