@@ -21,7 +21,7 @@ from emorl.benchmark.measure import Point
 from emorl.benchmark.timing import Rates
 from emorl.cli import COMMANDS, main
 from emorl.config import to_json
-from emorl.data.sources import make, open_source
+from emorl.data.sources import DATASETS, make, open_source
 from emorl.models.efficientmorl import EfficientMORL, as_released
 from emorl.presets import PRESETS, preset
 from emorl.released import to_released_names
@@ -51,6 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flipped[len(flipped) // 2] ^= 1
     (folder / "flipped.tfrecords").write_bytes(flipped)
     make("tetrominoes", folder / "good.npz", num=6)
+    make("tetrominoes", folder / "train.h5", num=70, split="train")
     image = np.zeros((2, 8, 8, 3), np.uint8)
     np.savez(folder / "mask.npz", image=image, mask=np.zeros((2, 8, 7), np.uint8))
     np.savez(folder / "floats.npz", image=image / 255.0)
@@ -79,8 +80,8 @@ WRONG = {
     # the command itself
     "nonsense": "nonsense",
     "--nonsense": "--nonsense",
-    "data": "make, show or info",
-    "data nonsense": "make, show or info",
+    "data": "make, convert, show or info",
+    "data nonsense": "make, convert, show or info",
     "train": "efficientmorl/nano",
     # unknown options, wrong and missing values
     "train nano --nonsense 3": "--nonsense",
@@ -130,6 +131,32 @@ WRONG = {
     "decompose {files}/weights {files}/good.png --out {files}/good.png/out": "cannot write",
     "demo --weights {files}/weights --num-images 0": "--num-images",
     "demo --weights {files}/weights --num-images 1 --out demo.txt": ".png",
+    "train nano --protocol monet": "monet",
+    "train nano --subset seven": "no subset 'seven'",
+    "train clevr6 --image-size 96 128": "undistorted",
+    "train nano --data {files}/train.h5 --num-images 64": "name the file with the validation split",
+    "evaluate {files}/weights --protocol monet": "monet",
+    "evaluate {files}/weights --subset seven": "no subset 'seven'",
+    "evaluate {files}/weights --subset 8-9": "8 to 9 objects",
+    "evaluate {files}/weights --fit sideways": "sideways",
+    "evaluate {files}/weights --fit clevr": "for 240 x 320",
+    "evaluate {files}/weights --data {files}/good.npz --split test": "no split 'test'",
+    "evaluate {files}/weights --data {files}/train.h5 --split test": "is the train split",
+    "decompose {files}/weights tetrominoes --subset seven --out out": "no subset 'seven'",
+    "data convert": "required",
+    "data convert {files}/good.npz": "required",
+    "data convert missing.npz out.h5": "missing.npz",
+    "data convert {files}/good.npz out.txt": "end its name with",
+    "data convert {files}/good.npz missing/out.h5": "missing",
+    "data convert {files}/good.npz {files}/good.tfrecords": "exists",
+    "data convert {files}/good.npz out.h5 --start 6": "no images from 6",
+    "data convert {files}/good.npz out.h5 --stop 7": "it has 6",
+    "data convert {files}/truncated.tfrecords out.h5": "truncated.tfrecords",
+    "data convert {files}/good.npz out.h5 --group a/b": "a/b",
+    "data show {files}/good.npz --split test": "no split",
+    "data show tetrominoes --image-size 64 64": "35 x 35, not 64 x 64",
+    "data show tetrominoes --subset 5-4": "no subset",
+    "data info {files}/good.npz --seed 1": "no seed",
     "data make tetrominoes": "--out",
     "data make tetrominoes --out scenes.txt": ".npz",
     "data make tetrominoes --num 2 --out missing/scenes.npz": "missing",
@@ -245,7 +272,7 @@ def test_boxes_of_the_parser_leave_no_trace(files: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "words",
-    [*COMMANDS, "data make", "data show", "data info", "train nano", "train clevr6"],
+    [*COMMANDS, "data make", "data convert", "data show", "data info", "train nano", "train clevr6"],
 )
 def test_every_command_has_help(words: str, capsys: Capture) -> None:
     try:
@@ -271,7 +298,29 @@ def test_help_of_train_lists_the_presets(capsys: Capture) -> None:
 # ----------------------------------------------------------------------- data
 
 
-@pytest.mark.parametrize("name", ["scenes.npz", "scenes.tfrecords"])
+def test_the_generators_are_listed(capsys: Capture) -> None:
+    assert main(["data", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in DATASETS)
+
+
+def test_files_are_converted(files: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["data", "convert", str(files / "good.tfrecords"), str(tmp_path / "out.h5"), "--start", "1", "--stop", "5"]
+    assert main(words) == 0 and "out.h5" in capsys.readouterr().out
+    converted = open_source(tmp_path / "out.h5", split="train")  # what is no split is for training
+    np.testing.assert_array_equal(
+        converted.read(np.arange(4)).image, open_source(files / "good.npz").read(np.arange(1, 5)).image
+    )
+    assert main(words) == 2 and main([*words, "--overwrite"]) == 0
+    words = ["data", "convert", "tetrominoes", str(tmp_path / "test.h5"), "--split", "test", "--stop", "3"]
+    assert main(words) == 0
+    assert len(open_source(tmp_path / "test.h5", split="test")) == 3
+    assert main([*words, "--overwrite", "--group", "mine"]) == 0
+    assert open_source(tmp_path / "test.h5").describe()["group"] == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "test.h5"]
+
+
+@pytest.mark.parametrize("name", ["scenes.npz", "scenes.tfrecords", "scenes.h5"])
 def test_scenes_are_made_shown_and_described(name: str, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / name
     words = ["data", "make", "tetrominoes", "--out", str(path), "--num", "5", "--split", "test", "--seed", "3"]

@@ -16,6 +16,7 @@ from emorl.cli import main
 from emorl.data.base import Subset
 from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
+from emorl.data.views import View
 from emorl.decompose import decompose
 from emorl.evaluate import infer
 from emorl.models.base import InferOptions
@@ -108,7 +109,7 @@ def test_a_folder_of_pictures(pictures: Path, weights: Path, tmp_path: Path, fit
 
 def test_cropping_is_what_the_data_source_does(pictures: Path, model: Any, tmp_path: Path) -> None:
     """What is decomposed is the picture as it is read, so 16 bits and transparency follow the one stated rule."""
-    source = Pictures(sorted(pictures.iterdir()), size=(20, 30), name="all")
+    source = Pictures(sorted(pictures.iterdir()), view=View((20, 30)), name="all")
     decompose(model, [source], tmp_path, InferOptions(), 7)
     found = infer(model, source.read(np.arange(len(source))), InferOptions(), 7)
     expected = found.masks[:, :, 0].argmax(dim=1).numpy()
@@ -180,7 +181,7 @@ def watch(images):
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     print(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
-decompose(tiny.build(), [DATASETS["tetrominoes"](0, 1000, None)], Path(sys.argv[1]), InferOptions(), 0, watch)
+decompose(tiny.build(), [DATASETS["tetrominoes"](0, 1000, "cpu")], Path(sys.argv[1]), InferOptions(), 0, watch)
 """
 
 

@@ -144,7 +144,19 @@ def test_bad_json_is_named(weights: Path, data: bytes) -> None:
     assert refusal(lambda: load_weights(weights)).startswith(f"{file}: not a readable JSON file")
 
 
-@pytest.mark.parametrize("content", [None, [], 3, {}, {"model": {}}, {"about": []}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        3,
+        {},
+        {"model": {}},
+        {"about": []},
+        {"about": {**ABOUT, "protocol": 3}},
+        {"about": {**ABOUT, "subset": []}},
+    ],
+)
 def test_json_of_something_else_is_named(weights: Path, content: object) -> None:
     write_json(weights / "config.json", content)
     assert str(weights / "config.json") in refusal(lambda: load_weights(weights))

@@ -182,7 +182,7 @@ def test_validation_is_scored_on_images_that_are_not_trained_on(finished: Finish
     scores = {"mse", "foreground_ari", "ari", "miou", "nll", "kl", "kl_stage1"}
     assert all(set(row["validation"]) == scores and row["held_out"] for row in found)
     images, validation = load_data(CONFIGS[name], torch.device("cpu"))
-    assert images.shape == (9, 3, 35, 35) and images.dtype == torch.uint8
+    assert images.tensor.shape == (9, 3, 35, 35) and images.tensor.dtype == torch.uint8
     assert validation is not None
     assert validation.index.tolist() == [60_320, 60_321]  # behind the training and the test split
 
@@ -198,6 +198,8 @@ def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
         "data": "tetrominoes",
         "data_split": "train",
         "image_size": [35, 35],
+        "protocol": None,
+        "subset": None,
         "seed": 0,
         "precision": "float32",
         "steps": 14,
@@ -627,7 +629,7 @@ def test_a_file_without_splits_is_looked_at_where_it_is_trained_on(tmp_path: Pat
     config = replace(tiny.RUN, data=str(tmp_path / "own.npz"), data_split="all", num_images=4, steps=6)
     images, validation = load_data(config, torch.device("cpu"))
     assert validation is not None and validation.index.tolist() == [0, 1]
-    assert torch.equal(images, torch.from_numpy(source.read(np.arange(4)).image).permute(0, 3, 1, 2))
+    assert torch.equal(images.tensor, torch.from_numpy(source.read(np.arange(4)).image).permute(0, 3, 1, 2))
     assert go(tmp_path / "run", config).reason == "finished"
     assert len(rows(tmp_path / "run", "training")) == 6
     assert [row["held_out"] for row in rows(tmp_path / "run", "validation")] == [False]

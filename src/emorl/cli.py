@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
@@ -41,8 +40,10 @@ from emorl.benchmark.measure import (
 )
 from emorl.benchmark.pictures import fig10, fig22
 from emorl.config import TrainConfig
-from emorl.data.base import Subset
-from emorl.data.sources import DATASETS, make, open_source
+from emorl.data.base import Source, Subset
+from emorl.data.progress import bar
+from emorl.data.protocols import ProtocolName, Split
+from emorl.data.sources import DATASETS, GROUPS, Fit, make, open_source, write
 from emorl.decompose import decompose as run_decomposition
 from emorl.errors import InputError
 from emorl.evaluate import evaluate as run_evaluation
@@ -130,14 +131,6 @@ def _write_json(path: Path | None, content: Any) -> None:
         write_json(path, content)
 
 
-@contextlib.contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
 # -------------------------------------------------------------------- demo
 
 
@@ -162,11 +155,11 @@ def demo(words: Sequence[str]) -> int:
     options: Demo = _parse(Demo, words, "demo")
     _check_json(options.json)
     model, about = load_weights(find_weights(options.weights))
-    source = open_source(about["data"], split="test", size=_size(about))
+    source = _own_data(about, "test")
     if not 1 <= options.num_images <= len(source):
         raise InputError(f"--num-images must be from 1 to {len(source)}")
     part = Subset(source, 0, options.num_images)
-    with _bar("decomposing", len(part)) as advance:
+    with bar("decomposing", len(part)) as advance:
         row = run_evaluation(model, part, seed=options.seed, progress=advance)
     scenes = part.read(np.arange(min(6, len(part))))
     scores, inference = score(model, scenes, InferOptions(), options.seed)
@@ -187,6 +180,17 @@ def _size(about: dict[str, Any]) -> tuple[int, int] | None:
     return None if size is None else (int(size[0]), int(size[1]))
 
 
+def _own_data(about: dict[str, Any], split: Split) -> Source:
+    """A split of the data that weights were trained on, as they saw it."""
+    return open_source(
+        about["data"],
+        split=split,
+        size=_size(about),
+        protocol=about.get("protocol"),
+        subset=about.get("subset"),
+    )
+
+
 def _print_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("K", "I", *names, "images"):
@@ -203,19 +207,68 @@ def _print_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which images of a data source, and what is made of them."""
+
+    split: Split = "all"
+    """By the protocol; of a file that has splits."""
+    subset: str | None = None
+    """Only scenes with so many objects: clevr6, clevr10 or a range such as 3-6."""
+    protocol: ProtocolName | None = None
+    """Whose splits, crop and resizing; the default of the data otherwise."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to bring images to; their own by default."""
+    fit: Fit = "crop"
+    """How: crop takes the protocol's window, of pictures the largest centred one; or the name of a window."""
+    seed: int | None = None
+    """Of a generator; 0 by default."""
+
+    def of(self, name: str) -> Source:
+        """The part of a source."""
+        return open_source(
+            name,
+            split=self.split,
+            subset=self.subset,
+            protocol=self.protocol,
+            size=self.image_size,
+            fit=self.fit,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
 class DataMake:
     """Write scenes of a generator to a file."""
 
     name: Positional[str]
-    """Generator: tetrominoes."""
+    """Generator; emorl data --help lists them."""
     out: Path
-    """A .npz or .tfrecords file."""
+    """The file; its ending says which kind: .npz, .tfrecords, .h5."""
     num: int | None = None
     """Scenes; all of the split by default."""
-    split: Literal["train", "validation", "test", "all"] = "all"
+    split: Split = "all"
     """Which scenes."""
     seed: int = 0
     """Of the generator."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+
+@dataclass(frozen=True)
+class DataConvert:
+    """Write a data source, or a part of it, to a file; what is written is as it is read."""
+
+    source: Positional[str]
+    """Generator or path."""
+    out: Positional[Path]
+    """The file; its ending says which kind: .npz, .tfrecords, .h5."""
+    part: Annotated[Part, tyro.conf.arg(name="")] = Part()
+    start: int = 0
+    """First image, in the part that is written."""
+    stop: int | None = None
+    """The one behind the last; all by default."""
+    group: str | None = None
+    """Name of the split in an .h5 file; that of --split by default."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -226,12 +279,13 @@ class DataShow:
 
     source: Positional[str]
     """Generator or path."""
+    part: Annotated[Part, tyro.conf.arg(name="")] = Part()
     out: Path = Path("scenes.png")
     """The picture, .png or .pdf."""
     num: int = 16
     """Scenes."""
     first: int = 0
-    """Position of the first one."""
+    """Position of the first one, in the part that is shown."""
 
 
 @dataclass(frozen=True)
@@ -240,18 +294,20 @@ class DataInfo:
 
     source: Positional[str]
     """Generator or path."""
+    part: Annotated[Part, tyro.conf.arg(name="")] = Part()
     json: Path | None = None
     """Write it there too."""
 
 
 def data(words: Sequence[str]) -> int:
-    """generate scenes (make), look at them (show), say what is there (info)"""
-    kinds: dict[str, type[Any]] = {"make": DataMake, "show": DataShow, "info": DataInfo}
+    """generate scenes (make), write them to another file (convert), look at them (show), say what is there (info)"""
+    kinds: dict[str, type[Any]] = {"make": DataMake, "convert": DataConvert, "show": DataShow, "info": DataInfo}
     if not words or words[0] not in kinds:
         if words and words[0] in ("-h", "--help"):
             print("\n".join(f"emorl data {name}: {kind.__doc__}" for name, kind in kinds.items()))
+            print(f"generators: {', '.join(DATASETS)}")
             return 0
-        raise InputError("say what to do with data: emorl data make, show or info")
+        raise InputError("say what to do with data: emorl data make, convert, show or info")
     options = _parse(kinds[words[0]], words[1:], f"data {words[0]}")
 
     if isinstance(options, DataMake):
@@ -265,7 +321,12 @@ def data(words: Sequence[str]) -> int:
         )
         print(f"wrote {options.out}")
         return 0
-    source = open_source(options.source)
+    source = options.part.of(options.source)
+    if isinstance(options, DataConvert):
+        group = options.group or GROUPS[options.part.split]
+        write(source, options.out, start=options.start, stop=options.stop, group=group, overwrite=options.overwrite)
+        print(f"wrote {options.out}")
+        return 0
     if isinstance(options, DataShow):
         if options.num < 1 or not 0 <= options.first < len(source):
             raise InputError(f"{source.name} has images 0 to {len(source) - 1}, and --num must be at least 1")
@@ -446,17 +507,21 @@ class Evaluate:
     """Shipped name, run folder or weights folder."""
     data: str | None = None
     """Generator or path; what the weights were trained on by default."""
-    split: Literal["train", "validation", "test", "all"] | None = None
-    """Of a generator: test by default. Files are read whole."""
+    split: Split | None = None
+    """Of a generator, and of what the weights were trained on: test by default. Other files are read whole."""
+    protocol: ProtocolName | None = None
+    """Whose split, crop and resizing; that of the weights by default."""
+    subset: str | None = None
+    """Only scenes with so many objects, such as clevr10 or 3-6; on their own data that of the weights by default."""
     num_images: int | None = None
     """The first ones only."""
     refinement_steps: tuple[int, ...] = ()
     """I at test time; several make a sweep. The model's own by default."""
     num_slots: tuple[int, ...] = ()
     """K at test time; several make a sweep."""
-    fit: Literal["crop", "none"] = "crop"
-    """Pictures are cropped to the shape the model was trained on and resized, or taken at their own size; data
-    sources of another size need none."""
+    fit: Fit = "crop"
+    """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
+    largest centred one; or the name of a window. none leaves them at their own."""
     posterior_mean: bool = False
     """Decode the posterior mean rather than a sample."""
     seed: int = 0
@@ -483,14 +548,16 @@ def evaluate(words: Sequence[str]) -> int:
     split = options.split or ("test" if held_out else "all")
     if options.data is None and not held_out:
         print(f"these are the images the weights were trained on: {name}", file=sys.stderr)
-    source = open_source(name, split=split, size=_size(about), fit=options.fit)
+    protocol = options.protocol or about.get("protocol")
+    subset = options.subset or (about.get("subset") if options.data is None else None)
+    source = open_source(name, split=split, size=_size(about), fit=options.fit, protocol=protocol, subset=subset)
     if options.num_images is not None:
         if not 1 <= options.num_images <= len(source):
             raise InputError(f"--num-images must be from 1 to {len(source)}")
         source = Subset(source, 0, options.num_images)
     rows = []
     sweep = [(k, i) for k in options.num_slots or (None,) for i in options.refinement_steps or (None,)]
-    with _bar("evaluating", len(source) * len(sweep)) as advance:
+    with bar("evaluating", len(source) * len(sweep)) as advance:
         for num_slots, steps in sweep:
             chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean)
             row = run_evaluation(
@@ -501,7 +568,8 @@ def evaluate(words: Sequence[str]) -> int:
                 batch_size=options.batch_size,
                 progress=advance,
             )
-            row["options"]["precision"] = options.precision
+            row["options"] |= {"precision": options.precision, "split": split, "fit": options.fit}
+            row["options"] |= {"protocol": protocol, "subset": subset}
             rows.append({"weights": options.weights, **row})
     _print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
@@ -520,9 +588,15 @@ class Decompose:
     """Folder for the results."""
     num_images: int | None = None
     """Of each source, the first ones only; 8 by default for a generator, else all."""
-    fit: Literal["crop", "none"] = "crop"
-    """Pictures are cropped to the shape the model was trained on and resized, or taken at their own size; data
-    sources of another size need none."""
+    split: Split | None = None
+    """Of each source: test by default for a generator, else all."""
+    protocol: ProtocolName | None = None
+    """Whose split, crop and resizing; that of the weights by default."""
+    subset: str | None = None
+    """Only scenes with so many objects: clevr6, clevr10 or a range such as 3-6."""
+    fit: Fit = "crop"
+    """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
+    largest centred one; or the name of a window. none leaves them at their own."""
     refinement_steps: int | None = None
     """I; the model's own by default."""
     num_slots: int | None = None
@@ -543,11 +617,14 @@ def decompose(words: Sequence[str]) -> int:
     chosen = InferOptions(options.num_slots, options.refinement_steps)
     sources = []
     for name in options.sources:
-        split: Literal["test", "all"] = "test" if name in DATASETS else "all"
-        source = open_source(name, split=split, size=_size(about), fit=options.fit)
+        split = options.split or ("test" if name in DATASETS else "all")
+        protocol = options.protocol or about.get("protocol")
+        source = open_source(
+            name, split=split, size=_size(about), fit=options.fit, protocol=protocol, subset=options.subset
+        )
         count = (8 if name in DATASETS else len(source)) if options.num_images is None else options.num_images
         sources.append(Subset(source, 0, min(count, len(source))))
-    with _bar("decomposing", sum(map(len, sources))) as advance:
+    with bar("decomposing", sum(map(len, sources))) as advance:
         sheets = run_decomposition(model, sources, options.out, chosen, options.seed, advance)
     print(f"wrote {sum(map(len, sources))} decompositions to {options.out}; sheets: {', '.join(map(str, sheets))}")
     return 0
@@ -624,9 +701,9 @@ def benchmark(words: Sequence[str]) -> int:
     elif options.sweep:
         points, precisions = sweep_points(), precisions[-1:]
         jobs = [Job(point, SWEEP) for point in points]
-        with _bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
+        with bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
             rows = list(time_rows(jobs, precisions, device, options.rounds, advance))
-        with _bar("largest batches", len(points)) as advance:
+        with bar("largest batches", len(points)) as advance:
             for point in points:
                 rows += largest_batch_rows([point], precisions, device, budget or 11 * 2**30)
                 advance(1)
@@ -634,7 +711,7 @@ def benchmark(words: Sequence[str]) -> int:
         names = SHAPES if options.preset is None else [options.preset]
         points = [point for name in names for point in preset_points(name, **changes)]
         jobs = [Job(point, ("step",)) for point in points] if options.floor else list(usual_jobs(points))
-        with _bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
+        with bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
             measure = floor_rows if options.floor else time_rows
             rows = list(measure(jobs, precisions, device, options.rounds, advance))
     _print_measured(rows)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import dacite
 
+from emorl.data.protocols import ProtocolName
 from emorl.errors import InputError
 from emorl.models import MODELS, ModelConfig, model_name
 
@@ -26,7 +27,11 @@ class TrainConfig:
     num_images: int = 60_000
     """Training images: the first ones of that split (section 4 of the paper)."""
     image_size: tuple[int, int] | None = None
-    """Height and width that pictures are cropped and resized to; None keeps the source's own."""
+    """Height and width that images are cropped and resized to; None keeps the source's own."""
+    protocol: ProtocolName | None = None
+    """Whose split, crop and resizing (see docs/data.md); None takes the default of the data."""
+    subset: str | None = None
+    """Only scenes with so many objects, in training and tests: clevr6, clevr10 or a range such as 3-6."""
     seed: int = 0
     """Of initial weights, order of images and noise."""
     batch_size: int = 32

@@ -102,9 +102,7 @@ def load_weights(
     """
     content = read_json(folder / "config.json")
     about = content.get("about") if isinstance(content, dict) else None
-    size = about.get("image_size") if isinstance(about, dict) else None
-    sound = size is None or (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size))
-    if not isinstance(about, dict) or not isinstance(about.get("data"), str) or not sound:
+    if not isinstance(about, dict) or not _is_sound(about):
         raise InputError(f"{folder / 'config.json'}: not the config of a weights folder")
     config: ModelConfig = model_from_json(content.get("model"), str(folder / "config.json"))
     try:
@@ -115,6 +113,14 @@ def load_weights(
     load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
     place(model, torch.device(device), precision)
     return model.eval().requires_grad_(False), about
+
+
+def _is_sound(about: dict[str, Any]) -> bool:
+    """Whether what weights say of their data has the types that it should have."""
+    size = about.get("image_size")
+    sized = size is None or (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size))
+    named = all(isinstance(about.get(name), str | None) for name in ("protocol", "subset"))
+    return sized and named and isinstance(about.get("data"), str)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

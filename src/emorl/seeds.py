@@ -26,13 +26,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
-from emorl.data.sources import open_source
 from emorl.distributed import world_size
 from emorl.errors import InputError
 from emorl.evaluate import evaluate
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
 from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json
-from emorl.train import pick_device, train
+from emorl.train import open_data, pick_device, train
 
 State = Literal["finished", "time", "interrupted", "failed", "left"]
 """How a call of `train` ended; failed: by an error; left: a cluster goes on with it."""
@@ -188,7 +187,7 @@ def _submit(runs: list[Run], device: str, max_minutes: float | None, cluster: Cl
 
 def scoring_source(config: TrainConfig) -> Source:
     """The test scenes of a run's data; where its data has no splits, all of it."""
-    return open_source(config.data, split="test" if config.data_split == "train" else "all", size=config.image_size)
+    return open_data(config, "test" if config.data_split == "train" else "all")
 
 
 def places(device: str, num_seeds: int) -> tuple[list[str], int]:

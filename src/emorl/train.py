@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from emorl.config import TrainConfig, from_json, to_json
+from emorl.data.base import Source
+from emorl.data.images import Images
+from emorl.data.protocols import Split
 from emorl.data.sources import DATASETS, open_source
 from emorl.distributed import Group, process_group
 from emorl.engine import Engine, StepValues
@@ -179,11 +182,11 @@ class Run:
         self.step = restored.state.step
         if self.finished:
             return
-        images, self.validation = load_data(config, device)
+        self.images, self.validation = load_data(config, device)
         self.engine = Engine(
             self.model,
             self.optimizer,
-            images,
+            self.images.tensor,
             restored.state,
             seed=config.seed,
             batch_size=config.batch_size,
@@ -195,7 +198,9 @@ class Run:
         self.about = {
             "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
             "data_split": config.data_split,
-            "image_size": list(images.shape[2:]),
+            "image_size": list(self.images.tensor.shape[2:]),
+            "protocol": config.protocol,
+            "subset": config.subset,
             "seed": config.seed,
             "precision": choose(config.precision, device),
         }
@@ -218,7 +223,9 @@ class Run:
                 state = replace(
                     engine.state, refinement_steps=config.refinement_steps(step), kl_weight=config.kl_weight(step)
                 )
-                engine.step(state, order(step), rate, flags())
+                positions = order(step)
+                self.images.fetch(positions[engine.rows])
+                engine.step(state, positions, rate, flags())
                 self.step = step + 1
 
                 due = self.finished or self.step % config.checkpoint_every == 0
@@ -362,22 +369,32 @@ def _state_from_tensors(saved: dict[str, Any], device: torch.device) -> TrainSta
     return TrainState(**{**saved, "geco": constraint})
 
 
-def load_data(config: TrainConfig, device: torch.device) -> tuple[Tensor, Batch | None]:
-    """Training images N 3 H W (uint8, on the device), and scenes to look at in between, if any are wanted.
+def load_data(config: TrainConfig, device: torch.device) -> tuple[Images, Batch | None]:
+    """Training images on the device, and scenes to look at in between, if any are wanted.
 
     They are held out where the data has splits, else the first of the training images.
     """
-    source = open_source(config.data, split=config.data_split, size=config.image_size)
-    if len(source) < config.num_images:
-        raise InputError(f"{config.data} has {len(source)} training images, num_images asks for {config.num_images}")
-    images = torch.from_numpy(source.read(np.arange(config.num_images)).image).permute(0, 3, 1, 2)
+    source = open_data(config, config.data_split, device)
+    images = Images(source, config.num_images, device)
     count, validation = config.validation_images, None
     if config.validate_every and count and config.data_split == "train":
-        held_out = open_source(config.data, split="validation", size=config.image_size)
+        held_out = open_data(config, "validation", device)
         validation = held_out.read(np.arange(min(count, len(held_out))))
     elif config.validate_every and count:
         validation = source.read(np.arange(min(count, config.num_images)))
-    return images.contiguous().to(device), validation
+    return images, validation
+
+
+def open_data(config: TrainConfig, split: Split, device: torch.device | str = "cpu") -> Source:
+    """A split of a run's data, at the size it trains on; made on the device where it is rendered."""
+    return open_source(
+        config.data,
+        split=split,
+        size=config.image_size,
+        protocol=config.protocol,
+        subset=config.subset,
+        device=device,
+    )
 
 
 def metrics_row(state: TrainState, values: StepValues, rate: float) -> dict[str, Any]:

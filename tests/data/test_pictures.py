@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from emorl.data.pictures import Pictures, find_pictures, read_picture
+from emorl.data.views import View
 from emorl.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -137,23 +138,23 @@ def test_first_frame(tmp_path: Path) -> None:
 def test_crop_is_central_and_wholly_inside(tmp_path: Path) -> None:
     pixels = np.zeros((20, 50, 3), np.uint8)
     pixels[:, :15], pixels[:, 35:] = 255, 255  # the square in the middle is black
-    image = read_picture(save(tmp_path / "a.png", pixels), (10, 10))
+    image = read_picture(save(tmp_path / "a.png", pixels), View((10, 10)))
     assert image.shape == (10, 10, 3) and not image.any()
-    assert not read_picture(save(tmp_path / "b.png", pixels.transpose(1, 0, 2)), (20, 20)).any()
+    assert not read_picture(save(tmp_path / "b.png", pixels.transpose(1, 0, 2)), View((20, 20))).any()
 
 
 def test_size_is_height_and_width(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", RGB)
-    assert read_picture(path, (5, 7)).shape == (5, 7, 3)
-    np.testing.assert_array_equal(read_picture(path, (9, 14)), RGB)
-    np.testing.assert_array_equal(read_picture(path, (9, 10)), RGB[:, 2:12])
-    assert read_picture(path, (90, 31)).shape == (90, 31, 3)
+    assert read_picture(path, View((5, 7))).shape == (5, 7, 3)
+    np.testing.assert_array_equal(read_picture(path, View((9, 14))), RGB)
+    np.testing.assert_array_equal(read_picture(path, View((9, 10))), RGB[:, 2:12])
+    assert read_picture(path, View((90, 31))).shape == (90, 31, 3)
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    image = read_picture(save(tmp_path / "a.png", stripes), (16, 16))
+    image = read_picture(save(tmp_path / "a.png", stripes), View((16, 16)))
     assert abs(image[:, 2:-2].astype(int) - 127).max() <= 2
 
 
@@ -163,9 +164,9 @@ def test_pictures_by_position(tmp_path: Path) -> None:
     batch = source.read(np.array([2, 0, 2]))
     np.testing.assert_array_equal(batch.image, np.stack([RGB + np.uint8(i) for i in (2, 0, 2)]))
     assert batch.mask is None and batch.index.tolist() == [2, 0, 2]
-    assert source.size is None and Pictures(paths, size=(4, 4)).size == (4, 4)
+    assert source.size is None and Pictures(paths, view=View((4, 4))).size == (4, 4)
     assert source.read(np.array([], int)).image.shape[0] == 0
-    assert source.fingerprint() != Pictures(paths, size=(4, 4)).fingerprint()
+    assert source.fingerprint() != Pictures(paths, view=View((4, 4))).fingerprint()
     assert source.fingerprint() != Pictures(paths[::-1]).fingerprint()
 
 
@@ -175,7 +176,7 @@ def test_different_sizes_one_at_a_time(tmp_path: Path) -> None:
     assert [source.read(np.array([i])).image.shape[1:3] for i in range(2)] == [(9, 14), (5, 14)]
     with pytest.raises(InputError, match=r"9 x 14 .* 5 x 14.*one at a time"):
         source.read(np.arange(2))
-    assert Pictures(paths, size=(4, 6)).read(np.arange(2)).image.shape == (2, 4, 6, 3)
+    assert Pictures(paths, view=View((4, 6))).read(np.arange(2)).image.shape == (2, 4, 6, 3)
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import subprocess
+import sys
 import tracemalloc
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
@@ -15,17 +20,22 @@ import pytest
 from emorl.data.base import concatenate, iterate
 from emorl.data.tetrominoes import Tetrominoes
 from emorl.data.tfrecord import (
+    GZIP_HEAD,
     MAX_RECORD_BYTES,
     VARIANTS,
     TFRecords,
     Variant,
+    deflate,
     encode_example,
+    encode_records,
+    gzip_tail,
     parse_example,
     read_records,
     write_tfrecord,
 )
 from emorl.errors import InputError
 from emorl.types import Batch
+from tests.data.scenes import assert_equal, is_equal, merged, some_scenes
 
 PAYLOAD = encode_example(
     {
@@ -52,44 +62,6 @@ def read_all(path: Path) -> Batch:
     return concatenate(iterate(TFRecords(path), 64))
 
 
-def assert_equal(a: Batch, b: Batch) -> None:
-    np.testing.assert_array_equal(a.image, b.image, strict=True)
-    np.testing.assert_array_equal(a.mask, b.mask, strict=True)
-    np.testing.assert_array_equal(a.visibility, b.visibility, strict=True)
-    assert a.factors.keys() == b.factors.keys()
-    for name, values in a.factors.items():
-        np.testing.assert_array_equal(values, b.factors[name], strict=True)
-
-
-def is_equal(a: Batch, b: Batch) -> bool:
-    try:
-        assert_equal(a, b)
-    except AssertionError:
-        return False
-    return True
-
-
-def some_scenes(variant: Variant, num: int = 3) -> Batch:
-    """Noise of a data set's shape; every entity is somewhere."""
-    rng = np.random.default_rng(0)
-    height, width, channels = variant.image
-    image = rng.integers(0, 256, (num, height, width, channels), np.uint8)
-    factors = {}
-    for name, (kind, tail) in variant.factors.items():
-        shape = (num, variant.num_entities, *tail)
-        factors[name] = rng.integers(0, 9, shape).astype(kind)
-    return Batch(
-        image=np.repeat(image, 3, axis=3) if channels == 1 else image,
-        index=np.arange(num),
-        mask=rng.integers(0, variant.num_entities, (num, height, width), np.uint8),
-        visibility=rng.integers(0, 2, (num, variant.num_entities)).astype(np.float32),
-        factors=factors,
-    )
-
-
-WITH_FACTORS = [variant for variant in VARIANTS if variant.has_visibility]
-
-
 def test_byte_counts_tell_the_variants_apart() -> None:
     counts = {variant.name: (variant.num_bytes("image"), variant.num_bytes("mask")) for variant in VARIANTS}
     assert counts["tetrominoes"] == (3675, 4900)
@@ -97,22 +69,26 @@ def test_byte_counts_tell_the_variants_apart() -> None:
     assert len(set(counts.values())) == len(VARIANTS)
 
 
-@pytest.mark.parametrize("variant", WITH_FACTORS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 @pytest.mark.parametrize("compress", [True, False])
 def test_round_trip(variant: Variant, compress: bool, tmp_path: Path) -> None:
     scenes, path = some_scenes(variant), tmp_path / "scenes.tfrecords"
-    write_tfrecord(path, [scenes], compress=compress)
+    write_tfrecord(path, [scenes], compress=compress, num_background=variant.num_background)
     assert (path.read_bytes()[:2] == b"\x1f\x8b") == compress
-    source = TFRecords(path)
+    whole, source = TFRecords(path, merge_background=False), TFRecords(path)
     assert (source.variant, len(source), source.size) == (variant, 3, variant.image[:2])
-    assert_equal(source.read(np.arange(3)), scenes)
-    assert source.describe()["num_entities"] == variant.num_entities
+    assert_equal(whole.read(np.arange(3)), scenes)
+    assert_equal(source.read(np.arange(3)), merged(scenes, variant))
+    assert (whole.num_background, source.num_background) == (variant.num_background, 1)
+    assert whole.describe()["num_entities"] == variant.num_entities
+    assert source.describe()["num_entities"] == variant.num_entities + 1 - variant.num_background
+    assert (whole.fingerprint() == source.fingerprint()) == (variant.num_background == 1)
 
 
-@pytest.mark.parametrize("variant", WITH_FACTORS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_masks_lie_on_disk_as_published(variant: Variant, tmp_path: Path) -> None:
     scenes, path = some_scenes(variant, 1), tmp_path / "scenes.tfrecords"
-    write_tfrecord(path, [scenes])
+    write_tfrecord(path, [scenes], num_background=variant.num_background)
     raw = parse_example(next(read_records(path)))["mask"]
     height, width, _ = variant.image
     assert scenes.mask is not None
@@ -134,6 +110,10 @@ def test_objects_room_has_one_background(entities: int, tmp_path: Path) -> None:
     assert batch.mask is not None and batch.visibility is not None
     np.testing.assert_array_equal(batch.mask[0], np.maximum(stored - 3, 0))
     assert batch.visibility[0].tolist() == ([1] * (entities - 4) + [0] if entities > 4 else [1])
+    whole = TFRecords(path, merge_background=False).read(np.array([0]))
+    assert whole.mask is not None and whole.visibility is not None
+    np.testing.assert_array_equal(whole.mask[0], stored)
+    assert whole.visibility[0].tolist() == [1] * (entities - 1) + [0]
 
 
 def test_published_file(shared: Path) -> None:
@@ -177,6 +157,15 @@ def test_equal_scenes_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_tfrecord(tmp_path / name, iterate(Tetrominoes(num=5), 2))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_gzip_is_one_stream_in_parts(tmp_path: Path) -> None:
+    path, plain = tmp_path / "scenes.tfrecords", tmp_path / "plain.tfrecords"
+    write_tfrecord(path, iterate(Tetrominoes(num=50), 7))
+    write_tfrecord(plain, iterate(Tetrominoes(num=50), 50), compress=False)
+    stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    assert stream.decompress(path.read_bytes()) == plain.read_bytes()
+    assert stream.eof and not stream.unused_data
 
 
 # ---- access ----------------------------------------------------------------------------------------------
@@ -231,6 +220,83 @@ def test_counting_stops_at_the_limit(kind: str, hundred: dict[str, Path]) -> Non
 def test_no_such_record(kind: str, index: int, hundred: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=f"has no image {index}"):
         TFRecords(hundred[kind]).read(np.array([5, index]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("compress", [True, False])
+def test_visibility_alone(variant: Variant, compress: bool, tmp_path: Path) -> None:
+    path, num = tmp_path / "scenes.tfrecords", 5
+    write_tfrecord(path, [some_scenes(variant, num)], compress=compress, num_background=variant.num_background)
+    for merge in (True, False):
+        source = TFRecords(path, merge_background=merge)
+        for indices in (np.array([2, 0, 2]), np.arange(num), np.zeros(0, np.int64), np.array([4])):
+            expected = source.read(indices).visibility
+            assert expected is not None
+            np.testing.assert_array_equal(source.visibility(indices), expected, strict=True)
+        with pytest.raises(InputError, match="no image 5: the last one is 4"):
+            source.visibility(np.array([0, 5]))
+        assert len(source.visibility(np.array([4]))) == 1
+
+
+def test_visibility_passes_a_gzip_file_once(hundred: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, passed = TFRecords(hundred["gzip"]), []
+
+    def counting(path: Path) -> Iterator[bytes]:
+        for payload in read_records(path):
+            passed.append(len(payload))
+            yield payload
+
+    monkeypatch.setattr("emorl.data.tfrecord.read_records", counting)
+    for start in range(0, 100, 10):
+        source.visibility(np.arange(start, start + 10))
+    source.visibility(np.arange(100))
+    assert len(passed) == 100
+
+
+def test_visibility_does_not_look_at_images(tmp_path: Path) -> None:
+    path = tmp_path / "scenes.tfrecords"
+    path.write_bytes(frame(PAYLOAD) + frame(PAYLOAD.replace(b"\x05image", b"\x05other")))
+    source = TFRecords(path)
+    assert source.visibility(np.arange(2)).shape == (2, 4)
+    with pytest.raises(InputError, match="record 1: it has no feature 'image'"):
+        source.read(np.arange(2))
+
+
+def a_large_file(path: Path, num: int, compress: bool) -> None:
+    """A file of so many records, made without writing as many. Only the first of a plain one holds a scene."""
+    (record,) = encode_records(Tetrominoes().read(np.arange(1)))
+    if not compress:
+        path.write_bytes(record + frame(b"") * (num - 1))
+        return
+    many, checksum = record * 100, 0
+    for _ in range(num // 100):
+        checksum = zlib.crc32(many, checksum)
+    path.write_bytes(GZIP_HEAD + deflate(many) * (num // 100) + gzip_tail(checksum, len(many) * (num // 100)))
+
+
+def count_in_a_process(path: Path) -> tuple[int, int]:
+    """The number of records, and the most memory that a process had which counted them, in bytes."""
+    code = (
+        "import pathlib, re, sys; from emorl.data.tfrecord import TFRecords;"
+        "print(len(TFRecords(pathlib.Path(sys.argv[1]))));"  # ru_maxrss would count what the parent had
+        "print(1024 * int(re.search(r'VmHWM:\\s*(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+    num, memory = map(int, done.stdout.split())
+    return num, memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux")
+@pytest.mark.parametrize(
+    ("compress", "num"),
+    [(False, 1_000_000), (True, 20_000), pytest.param(True, 1_000_000, marks=pytest.mark.slow)],
+)
+def test_a_large_file_is_counted_in_little_memory(compress: bool, num: int, tmp_path: Path) -> None:
+    path = tmp_path / "large.tfrecords"
+    a_large_file(path, num, compress)
+    counted, memory = count_in_a_process(path)
+    assert counted == num
+    assert memory < 300 * 2**20
 
 
 # ---- protocol buffers ------------------------------------------------------------------------------------
@@ -404,13 +470,48 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     scenes = some_scenes(VARIANTS[0])
-    image, index = scenes.image, scenes.index
+    image, index, mask, visible, factors = scenes.image, scenes.index, scenes.mask, scenes.visibility, scenes.factors
+    assert mask is not None and visible is not None
     for bad, message in (
         (Batch(image, index), "needs masks"),
-        (Batch(image[:, :30], index, scenes.mask, scenes.visibility, scenes.factors), "30 x 35"),
-        (Batch(image, index, scenes.mask, scenes.visibility, {}), "factors none"),
-        (Batch(image, index, scenes.mask + 9, scenes.visibility, scenes.factors), "label"),
+        (Batch(image[:, :30], index, mask, visible, factors), "30 x 35"),
+        (Batch(image, index, mask, visible, {}), "factors none"),
+        (Batch(image, index, mask + 9, visible, factors), "label"),
+        (Batch(image, index, mask, visible, factors | {"x": factors["x"] + np.float64(1e-9)}), "'x' as float32"),
+        (Batch(image, index, mask, visible, factors | {"x": factors["x"].astype(str)}), "'x' as float32"),
     ):
         with pytest.raises(InputError, match=message):
             write_tfrecord(tmp_path / "out.tfrecords", [bad])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_encoding_can_hold_is_written(tmp_path: Path) -> None:
+    scenes = some_scenes(VARIANTS[0])
+    wide = {name: values.astype(np.float64) for name, values in scenes.factors.items()}
+    wide["x"][0, 0] = np.nan
+    write_tfrecord(tmp_path / "out.tfrecords", [replace(scenes, factors=wide)])
+    read = read_all(tmp_path / "out.tfrecords").factors
+    for name, values in wide.items():
+        np.testing.assert_array_equal(read[name], values)
+
+
+def test_a_grey_encoding_takes_no_colours(tmp_path: Path) -> None:
+    variant = next(v for v in VARIANTS if v.image[2] == 1)
+    scenes = some_scenes(variant)
+    image = scenes.image.copy()
+    image[1, 2, 3, 1] ^= 1
+    with pytest.raises(InputError, match="one channel"):
+        write_tfrecord(tmp_path / "out.tfrecords", [replace(scenes, image=image)])
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.num_background > 1], ids=lambda variant: variant.name)
+def test_a_merged_room_is_not_taken_for_another(variant: Variant, tmp_path: Path) -> None:
+    """Six objects and a merged background have as many entities as the training set with all of its own."""
+    path, scenes = tmp_path / "out.tfrecords", some_scenes(variant)
+    with pytest.raises(InputError, match=r"no published \.tfrecords layout"):
+        write_tfrecord(path, [merged(scenes, variant)])
+    with pytest.raises(InputError, match=r"no published \.tfrecords layout"):
+        write_tfrecord(path, [scenes])
+    assert scenes.visibility is not None
+    with pytest.raises(InputError, match="no visibility but that of the masks"):
+        write_tfrecord(path, [replace(scenes, visibility=1 - scenes.visibility)], num_background=4)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,16 +43,27 @@ def _read_array(file: IO[bytes]) -> np.ndarray:
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, only: Container[str] | None = None, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name.
+
+    Args:
+        path: the file.
+        only: names of those that are wanted; the others are not read. None wants all.
+        max_bytes: what they may occupy in all.
+
+    Raises:
+        InputError: the file is no .npz, is damaged, too large, or holds pickled objects.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            if sum(member.file_size for member in members) > MAX_BYTES:
-                raise ValueError(f"it holds more than {MAX_BYTES >> 30} GiB, which have to fit in memory")
+            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+            wanted = {name: member for name, member in members.items() if only is None or name in only}
+            if sum(member.file_size for member in wanted.values()) > max_bytes:
+                raise ValueError(f"it holds more than {max_bytes >> 20} MiB, which have to fit in memory")
             arrays = {}
-            for member in members:
+            for name, member in wanted.items():
                 with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = _read_array(file)
+                    arrays[name] = _read_array(file)
             return arrays
     except Exception as error:  # a damaged archive makes zipfile and numpy's parser raise almost anything
         raise InputError(f"cannot read {path} ({error}): make it with numpy.savez from arrays of numbers") from error
@@ -67,7 +78,7 @@ class Npz:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        arrays = _read_arrays(path)
+        arrays = read_arrays(path)
         if "image" not in arrays:
             raise InputError(f"{path} has no array 'image': save one, uint8 of N H W 3")
         image, mask, visibility = (

@@ -5,8 +5,8 @@ frame; a palette expanded; grey repeated in three channels; 16 bits scaled to 8 
 is transparent laid over black; other colour spaces converted by Pillow. Pictures of floating-point numbers
 have no stated range and are refused.
 
-One policy brings it to a size: the largest centred window of that aspect, resized by antialiased bicubic
-interpolation; a picture of that size stays as it is.
+A view (`emorl.data.views`) brings it to a size: by default the largest centred window of that shape, resized by
+antialiased bicubic interpolation; a picture of that size stays as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from emorl.data.base import Size, check_indices, sha256
+from emorl.data.views import View
 from emorl.errors import InputError
 from emorl.types import Batch
 
@@ -33,18 +34,19 @@ MAX_PIXELS = 2**27
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 
-def read_picture(path: Path, size: Size | None = None) -> np.ndarray:
+def read_picture(path: Path, view: View | None = None) -> np.ndarray:
     """Reads one picture.
 
     Args:
         path: a PNG, JPEG, WebP, BMP, GIF or TIFF file, whatever its name.
-        size: H, W to bring it to; None keeps its own.
+        view: what is made of it; None takes it as it is.
 
     Returns:
         H W 3, uint8.
 
     Raises:
-        InputError: the file is no such picture, is damaged, too large, or holds floating-point numbers.
+        InputError: the file is no such picture, is damaged, too large, or holds floating-point numbers; or the view
+        does not fit it.
     """
     try:
         with warnings.catch_warnings():
@@ -52,10 +54,11 @@ def read_picture(path: Path, size: Size | None = None) -> np.ndarray:
             with Image.open(path, formats=_FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise ValueError(f"{opened.width} x {opened.height} is more than {MAX_PIXELS} pixels")
-                rgb = _to_rgb(ImageOps.exif_transpose(opened))
+                image = np.array(_to_rgb(ImageOps.exif_transpose(opened)))
     except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
         raise InputError(f"cannot read the picture {path} ({error}): save it again as PNG or JPEG") from error
-    return np.array(rgb if size is None else crop_and_resize(rgb, size))
+    seen: np.ndarray = image if view is None else view.see(image[None], str(path))[0]
+    return seen
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -77,17 +80,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def crop_and_resize(picture: Image.Image, size: Size) -> Image.Image:
-    """Brings a picture to `size` (H, W) by the policy at the head of this module."""
-    height, width = size
-    scale = min(picture.height / height, picture.width / width)
-    rows, cols = max(1, round(scale * height)), max(1, round(scale * width))
-    top, left = (picture.height - rows) // 2, (picture.width - cols) // 2
-    # Cropped first: given a window to resize, Pillow's filter would also look at what lies around it.
-    window = picture.crop((left, top, left + cols, top + rows))
-    return window.resize((width, height), Image.Resampling.BICUBIC)
-
-
 def find_pictures(path: Path) -> list[Path]:
     """The pictures directly in a folder, sorted by name, or the one picture that the path is."""
     if not path.is_dir():
@@ -103,18 +95,23 @@ class Pictures:
 
     Args:
         paths: picture files, at least one.
-        size: H, W that all of them are brought to. None keeps the size of each; pictures of different sizes
-            are then read one at a time.
+        view: what is made of each. None keeps the size of each; pictures of different sizes are then read one at a
+            time.
         name: what results call them; by default the first file's name.
     """
 
-    def __init__(self, paths: Sequence[Path], *, size: Size | None = None, name: str | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], *, view: View | None = None, name: str | None = None) -> None:
         if not paths:
             raise InputError("no pictures were given: name at least one file")
         if missing := [path for path in paths if not path.is_file()]:
             raise InputError(f"there is no picture {missing[0]}: check its name")
-        self.paths, self.size = list(paths), size
+        self.paths, self.view = list(paths), view
         self.name = name or self.paths[0].name
+
+    @property
+    def size(self) -> Size | None:
+        """H, W of the view; None where each has its own."""
+        return None if self.view is None else self.view.size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,7 +119,7 @@ class Pictures:
     def read(self, indices: np.ndarray) -> Batch:
         """Pictures by position; see `Source.read`. Raises InputError if their sizes differ."""
         index = check_indices(indices, self)
-        images = [read_picture(self.paths[i], self.size) for i in index]
+        images = [read_picture(self.paths[i], self.view) for i in index]
         for i, image in zip(index, images, strict=True):
             if image.shape != images[0].shape:
                 first, other = images[0].shape[:2], image.shape[:2]
@@ -146,6 +143,5 @@ class Pictures:
         }
 
     def fingerprint(self) -> str:
-        """The SHA-256 of the files in order, and the size that they are brought to."""
-        at = "" if self.size is None else f" at {self.size[0]} x {self.size[1]}"
-        return f"sha256:{sha256(self.paths)}{at}"
+        """The SHA-256 of the files in order, and the view."""
+        return f"sha256:{sha256(self.paths)}" + ("" if self.view is None else f" {self.view}")

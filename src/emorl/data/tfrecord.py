@@ -4,8 +4,8 @@ Container and encodings follow the data set specification, section 1: records fr
 masked CRC-32C checksums, usually in one gzip stream; a record is a `tf.train.Example` whose image and masks
 hold one entry per byte. Which data set a file belongs to is told by the byte counts of image and mask.
 
-A file is not trusted: lengths are bounded, checksums always compared, and whatever does not fit raises
-InputError with the file, the record and the reason.
+A file is not trusted: lengths are bounded, the checksums of whatever is read are compared, and whatever does
+not fit raises InputError with the file, the record and the reason.
 
 Axes: N records, E entities (background first), H rows, W columns.
 """
@@ -18,7 +18,7 @@ import struct
 import zlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -64,7 +64,7 @@ class Variant:
     masks_last: bool = False
     """Masks are stored H W E 1 instead of E H W 1."""
     num_background: int = 1
-    """The first entities that are background. Where there are several, a Batch has them as one, label 0."""
+    """The first entities that are background."""
     has_visibility: bool = True
     """Otherwise an entity is visible where its mask is not empty."""
     has_split: bool = False
@@ -281,8 +281,12 @@ def _parse_integers(message: memoryview) -> np.ndarray:
 _PARSERS = {1: _parse_bytes, 2: _parse_floats, 3: _parse_integers}
 
 
-def parse_example(payload: bytes) -> dict[str, np.ndarray]:
+def parse_example(payload: bytes, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """A serialized tf.train.Example as feature name -> values: flat uint8 (entries joined), float32, int64.
+
+    Args:
+        payload: the bytes of a record.
+        names: the features that are wanted; None wants all.
 
     Raises:
         InputError: the bytes are no Example.
@@ -290,19 +294,26 @@ def parse_example(payload: bytes) -> dict[str, np.ndarray]:
     result = {}
     for features in _parts(memoryview(payload), 1):
         for entry in _parts(features, 1):
-            name, values = "", np.zeros(0, np.uint8)
+            name, feature = "", memoryview(b"")
             for number, value in _fields(entry):
                 if isinstance(value, int):
                     raise _DamageError("its protocol buffer is no tf.train.Example")
                 if number == 1:
                     name = bytes(value).decode(errors="replace")
                 elif number == 2:
-                    for kind, content in _fields(value):
-                        if kind not in _PARSERS or isinstance(content, int):
-                            raise _DamageError("its protocol buffer is no tf.train.Example")
-                        values = _PARSERS[kind](content)
-            result[name] = values
+                    feature = value
+            if names is None or name in names:
+                result[name] = _parse_feature(feature)
     return result
+
+
+def _parse_feature(feature: memoryview) -> np.ndarray:
+    values = np.zeros(0, np.uint8)
+    for kind, content in _fields(feature):
+        if kind not in _PARSERS or isinstance(content, int):
+            raise _DamageError("its protocol buffer is no tf.train.Example")
+        values = _PARSERS[kind](content)
+    return values
 
 
 def _varint(value: int) -> bytes:
@@ -351,109 +362,157 @@ def _find_variant(features: dict[str, np.ndarray]) -> Variant:
     raise _DamageError(f"it holds {found}, none of the known data sets ({known})")
 
 
-def _decode(payloads: Sequence[bytes], index: np.ndarray, variant: Variant, path: Path) -> Batch:
-    """Records (N payloads, N positions) of one data set as a Batch."""
-    num = len(payloads)
-    features: dict[str, np.ndarray] = {
-        name: np.empty((num, *shape), dtype) for name, (dtype, shape) in variant.features.items()
-    }
-    for row, (payload, record) in enumerate(zip(payloads, index, strict=True)):
-        with _naming(path, int(record)):
-            parsed = parse_example(payload)
-            for name, values in features.items():
-                if name not in parsed:
-                    raise _DamageError(f"it has no feature {name!r}, which {variant.name} has")
-                if parsed[name].dtype != values.dtype or parsed[name].size != values[row].size:
-                    raise _DamageError(
-                        f"{name!r} has {parsed[name].size} values of {parsed[name].dtype}, "
-                        f"not the {values[row].size} of {values.dtype} of {variant.name}"
-                    )
-                values[row] = parsed[name].reshape(values[row].shape)
+def merge_masks(masks: np.ndarray, num_merged: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """One mask per entity as one label map.
 
-    image = features.pop("image")
-    masks = features.pop("mask")[..., 0]  # N E H W or N H W E
-    masks = np.moveaxis(masks, -1, 1) if variant.masks_last else masks
-    owners = np.zeros(masks.shape[:1] + masks.shape[2:], np.uint8)  # how many entities own a pixel
-    labels = np.zeros_like(owners)
-    partition = np.ones(num, bool)
+    Args:
+        masks: N E H W, integers: 255 inside, 0 outside; E at most 256.
+        num_merged: the first entities that become label 0 together.
+
+    Returns:
+        N H W uint8 labels, and N bool: whether the masks have no other values and exactly one entity at each
+        pixel. Where they have not, the labels mean nothing.
+    """
+    labels = np.zeros(masks.shape[:1] + masks.shape[2:], np.uint8)
+    owners = np.zeros(labels.shape, np.uint16)  # how many entities own a pixel
+    good = np.ones(len(masks), bool)
     for entity in range(masks.shape[1]):
         mask = masks[:, entity]
         inside = mask == 255
-        partition &= (inside | (mask == 0)).all(axis=(1, 2))
+        good &= (inside | (mask == 0)).all(axis=(1, 2))
         owners += inside
-        labels += inside * np.uint8(max(0, entity + 1 - variant.num_background))
-    partition &= (owners == 1).all(axis=(1, 2))
-    if not partition.all():
-        with _naming(path, int(index[partition.argmin()])):
-            raise _DamageError("its masks are not 0 or 255 with exactly one entity at each pixel")
+        labels += inside * np.uint8(max(0, entity + 1 - num_merged))
+    return labels, good & (owners == 1).all(axis=(1, 2))
 
-    if variant.has_visibility:
-        visibility = features.pop("visibility")
-    else:
-        entities = np.arange(masks.shape[1] + 1 - variant.num_background)
-        visibility = (labels[:, None] == entities[:, None, None]).any(axis=(2, 3)).astype(np.float32)
-    return Batch(
-        image=np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image,
-        index=index,
-        mask=labels,
-        visibility=visibility,
-        factors=features,
+
+def find_visible(labels: np.ndarray, num_entities: int) -> np.ndarray:
+    """Which entities have a pixel: N H W labels to N E float32, 0 or 1."""
+    visible: np.ndarray = np.stack([(labels == entity).any(axis=(1, 2)) for entity in range(num_entities)], axis=1)
+    return visible.astype(np.float32)
+
+
+def _find_layout(batch: Batch, num_background: int) -> Variant:
+    """The published set that a Batch has the shape of."""
+    if batch.mask is None or batch.visibility is None:
+        raise InputError("a .tfrecords file needs masks and visibility: write an .npz or .h5 instead")
+    size, entities = batch.image.shape[1:3], batch.visibility.shape[1]
+    shapes = {name: values.shape[2:] for name, values in batch.factors.items()}
+    wanted = size, entities, num_background, shapes
+    for variant in VARIANTS:
+        tails = {name: tail for name, (_, tail) in variant.factors.items()}
+        if (variant.image[:2], variant.num_entities, variant.num_background, tails) == wanted:
+            return variant
+    raise InputError(
+        f"no published .tfrecords layout has images of {size[0]} x {size[1]}, {entities} entities"
+        f"{f', {num_background} of them background,' if num_background > 1 else ''} and the factors "
+        f"{', '.join(shapes) or 'none'}: write an .npz or .h5 instead"
     )
 
 
-def _encode(batch: Batch) -> Iterator[bytes]:
-    """The records of a Batch in the encoding of the published set that it has the shape of."""
-    if batch.mask is None or batch.visibility is None:
-        raise InputError("a .tfrecords file needs masks and visibility: write an .npz instead")
-    size, entities = batch.image.shape[1:3], batch.visibility.shape[1]
-    shapes = {name: values.shape[2:] for name, values in batch.factors.items()}
-    for variant in VARIANTS:
-        of_variant = {name: tail for name, (_, tail) in variant.factors.items()}
-        if (variant.image[:2], variant.num_entities, of_variant) == (size, entities, shapes):
-            break
-    else:
-        raise InputError(
-            f"no published .tfrecords layout has images of {size[0]} x {size[1]}, {entities} entities and "
-            f"the factors {', '.join(shapes) or 'none'}: write an .npz instead"
-        )
+def encode_records(batch: Batch, num_background: int = 1) -> Iterator[bytes]:
+    """Scenes as the records of a TFRecord file, in the encoding of the published set that they have the shape of.
+
+    Args:
+        batch: scenes with masks and visibility.
+        num_background: how many of the first entities are background: 4 for Objects Room with all its
+            entities, which is otherwise not told from other sets; it has no layout where they are merged.
+
+    Yields:
+        A framed record per scene.
+
+    Raises:
+        InputError: no published layout has this shape, or it cannot hold these values exactly.
+    """
+    variant = _find_layout(batch, num_background)
+    assert batch.mask is not None and batch.visibility is not None  # or there is no layout
+    entities = variant.num_entities
     if batch.mask.max(initial=0) >= entities:
         raise InputError(
             f"the mask has label {batch.mask.max()}, but there are {entities} entities, background included"
         )
+    if not variant.has_visibility and (find_visible(batch.mask, entities) != batch.visibility).any():
+        raise InputError(f"{variant.name} has no visibility but that of the masks, which is another: write an .h5")
     masks = 255 * (batch.mask[:, None] == np.arange(entities)[:, None, None]).astype(np.uint8)  # N E H W
-    arrays = batch.factors | {
+    arrays = {
+        **batch.factors,
         "image": batch.image[..., : variant.image[2]],
         "mask": np.moveaxis(masks, 1, -1) if variant.masks_last else masks,
         "visibility": batch.visibility,
     }
+    exact = {name: _convert(name, arrays[name], variant) for name in variant.features}
+    if (exact["image"] != batch.image).any():
+        raise InputError(f"{variant.name} has images of one channel, but these have colours: write an .h5 instead")
     for row in range(len(batch)):
-        yield encode_example({name: arrays[name][row].astype(kind) for name, (kind, _) in variant.features.items()})
+        payload = encode_example({name: values[row] for name, values in exact.items()})
+        length = struct.pack("<Q", len(payload))
+        yield b"".join((length, _checksum(length), payload, _checksum(payload)))
 
 
-def write_tfrecord(path: Path, batches: Iterable[Batch], *, compress: bool = True, overwrite: bool = False) -> None:
+def _convert(name: str, values: np.ndarray, variant: Variant) -> np.ndarray:
+    """A feature in its dtype on disk, or InputError where that would change it."""
+    kind = np.dtype(variant.features[name][0])
+    if values.dtype == kind:
+        return values
+    if values.dtype.kind in "biuf":
+        with np.errstate(all="ignore"):  # what overflows is not equal
+            converted: np.ndarray = values.astype(kind)
+        if np.array_equal(converted, values, equal_nan=True):
+            return converted
+    raise InputError(f"{variant.name} has {name!r} as {kind}, which cannot hold these values: write an .h5 instead")
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", _masked_crc(data))
+
+
+# A gzip file is written in parts that know nothing of each other, so that it can grow after an interruption.
+# It is one member nevertheless: HEAD, the parts one behind the other, and the tail, which ends the stream.
+
+GZIP_HEAD = bytes.fromhex("1f8b 08 00 00000000 00 ff")
+"""What a gzip file begins with. No name and no time: equal scenes give equal bytes."""
+
+
+def deflate(content: bytes) -> bytes:
+    """A part of a gzip file: compressed without reference to what was before, ending at a whole byte."""
+    stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return stream.compress(content) + stream.flush(zlib.Z_FULL_FLUSH)
+
+
+def gzip_tail(checksum: int, size: int) -> bytes:
+    """The end of a gzip file: CRC-32 and number of bytes of all its content."""
+    nothing_more = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS).flush()
+    return nothing_more + struct.pack("<II", checksum, size % 2**32)
+
+
+def write_tfrecord(
+    path: Path,
+    batches: Iterable[Batch],
+    *,
+    compress: bool = True,
+    num_background: int = 1,
+    overwrite: bool = False,
+) -> None:
     """Writes scenes in the published encoding: one entry per byte, one gzip stream.
 
     Args:
         path: the file; it appears only when complete.
-        batches: scenes of one published shape; the encoding is chosen by size, entities and factors.
-            Objects Room, whose background entities a Batch does not tell apart, cannot be written.
+        batches: scenes of one published shape; see `encode_records`. Each batch is encoded in memory.
         compress: with gzip, as published. Plain files are about 70 times as large but can be read anywhere
             at once.
+        num_background: how many of the first entities are background; see `encode_records`.
         overwrite: replace an existing file.
 
     Raises:
         InputError: no published layout fits, or the file cannot be written.
     """
     with write_whole(path, overwrite=overwrite) as file:
-        # No name and no time in the head: equal scenes give equal bytes.
-        out = gzip.GzipFile("", "wb", 6, file, mtime=0) if compress else file
+        checksum = size = 0
+        file.write(GZIP_HEAD if compress else b"")
         for batch in batches:
-            for payload in _encode(batch):
-                length = struct.pack("<Q", len(payload))
-                out.write(length + struct.pack("<I", _masked_crc(length)))
-                out.write(payload + struct.pack("<I", _masked_crc(payload)))
-        if compress:
-            out.close()
+            content = b"".join(encode_records(batch, num_background))
+            file.write(deflate(content) if compress else content)
+            checksum, size = zlib.crc32(content, checksum), size + len(content)
+        file.write(gzip_tail(checksum, size) if compress else b"")
 
 
 class TFRecords:
@@ -469,24 +528,36 @@ class TFRecords:
         path: the file.
         cache_bytes: what decoded records of a gzip file may occupy.
         first_needed: a hint: records before this are passed over without being decoded and kept.
+        merge_background: the first four entities of Objects Room, all background, become one, label 0. Without
+            it a Batch has all entities as they are stored. Other sets have one background entity.
     """
 
-    def __init__(self, path: Path, *, cache_bytes: int = 2**31, first_needed: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        cache_bytes: int = 2**31,
+        first_needed: int = 0,
+        merge_background: bool = True,
+    ) -> None:
         self.path = path
         self.compressed = _is_compressed(path)
-        self.cache_bytes, self.first_needed = cache_bytes, first_needed
+        self.cache_bytes, self.first_needed, self.merge_background = cache_bytes, first_needed, merge_background
         first = next(read_records(path), None)
         if first is None:
             raise InputError(f"{path} holds no records: get it again")
         with _naming(path, 0):
             self.variant = _find_variant(parse_example(first))
-        self._first = _decode([first], np.zeros(1, np.int64), self.variant, path)
+        self._num_merged = self.variant.num_background if merge_background else 1
+        self._first = self._decode([first], np.zeros(1, np.int64))
         self._num: int | None = None
         self._starts = array("q")  # of the records of a plain file
         self._next_start = 0
         self._blocks: OrderedDict[int, Batch] = OrderedDict()  # of a gzip file, most recently used last
         self._stream: Iterator[bytes] | None = None
         self._next_block = 0
+        self._visible = array("f")  # of a gzip file: the visibility of its first records
+        self._visible_stream: Iterator[bytes] | None = None  # behind those
 
     @property
     def name(self) -> str:
@@ -497,6 +568,11 @@ class TFRecords:
     def size(self) -> Size:
         """H, W."""
         return self.variant.image[:2]
+
+    @property
+    def num_background(self) -> int:
+        """How many of the first entities of a Batch are background."""
+        return self.variant.num_background + 1 - self._num_merged
 
     def __len__(self) -> int:
         """The number of records. The first call goes through the whole file, for gzip unpacking it."""
@@ -549,7 +625,7 @@ class TFRecords:
         if not index.size:
             return take(self._first, index)
         if not self.compressed:
-            return self._read_plain(index)
+            return concatenate(self._decode(*block) for block in self._plain_blocks(index))
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         parts = []
@@ -561,11 +637,34 @@ class TFRecords:
             parts.append(take(block, rows))
         return take(concatenate(parts), np.argsort(order))
 
-    def _read_plain(self, index: np.ndarray) -> Batch:
-        needed = int(index.max()) + 1
+    def visibility(self, indices: np.ndarray) -> np.ndarray:
+        """The visibility of `read(indices)`, N E float32, without its images.
+
+        For a gzip file the stream is passed once in all, however often this is called: what it had is kept,
+        a few bytes per record.
+        """
+        index = as_positions(indices, self.name)
+        if not self.compressed:
+            blocks = [self._read_visibility(*block) for block in self._plain_blocks(index)]
+            return np.concatenate([self._first_visibility[:0], *blocks])
+        stream, self._visible_stream = self._visible_stream, None  # after an error the next call starts again
+        if stream is None:
+            stream, self._visible = read_records(self.path), array("f")
+        entities, needed = self._first_visibility.shape[1], int(index.max(initial=-1)) + 1
+        while (num := len(self._visible) // entities) < needed and (payloads := list(islice(stream, _BLOCK))):
+            visibility = self._read_visibility(payloads, num + np.arange(len(payloads)))
+            self._visible.frombytes(visibility.tobytes())
+        self._visible_stream = stream
+        if needed > num:
+            raise no_image(self.name, needed - 1, num)
+        rows: np.ndarray = np.frombuffer(self._visible, np.float32).reshape(num, entities)[index]
+        return rows
+
+    def _plain_blocks(self, index: np.ndarray) -> Iterator[tuple[list[bytes], np.ndarray]]:
+        """Records of a plain file, a few at a time: payloads and positions."""
+        needed = int(index.max(initial=-1)) + 1
         if self.count(needed) < needed:
             raise no_image(self.name, needed - 1, len(self))
-        parts = []
         with _open(self.path) as file:
             for start in range(0, len(index), _BLOCK):
                 positions = index[start : start + _BLOCK]
@@ -574,8 +673,7 @@ class TFRecords:
                     with _naming(self.path, int(record)):
                         file.seek(self._starts[record])
                         payloads.append(_read_payload(file, _read_length(file) or 0))
-                parts.append(_decode(payloads, positions, self.variant, self.path))
-        return concatenate(parts)
+                yield payloads, positions
 
     def _read_block(self, number: int) -> Batch:
         """The records of a gzip file from number * _BLOCK on: _BLOCK of them, or as many as are left."""
@@ -588,8 +686,8 @@ class TFRecords:
         while payloads := list(islice(stream, _BLOCK)):
             passing, self._next_block = self._next_block, self._next_block + 1
             index = passing * _BLOCK + np.arange(len(payloads))
-            if passing == number or index[-1] >= self.first_needed:
-                self._keep(passing, _decode(payloads, index, self.variant, self.path))
+            if passing == number or (index[-1] >= self.first_needed and self._most_blocks > 1):
+                self._keep(passing, self._decode(payloads, index))
             if passing == number:
                 self._stream = stream
                 return self._blocks[number]
@@ -597,9 +695,67 @@ class TFRecords:
 
     def _keep(self, number: int, block: Batch) -> None:
         self._blocks[number] = block
-        most = max(1, self.cache_bytes // (_BLOCK * _num_bytes(self._first)))
-        while len(self._blocks) > most:
+        while len(self._blocks) > self._most_blocks:
             self._blocks.popitem(last=False)
+
+    @property
+    def _most_blocks(self) -> int:
+        return max(1, self.cache_bytes // (_BLOCK * _num_bytes(self._first)))
+
+    def _parse(self, payloads: Sequence[bytes], index: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Some features of records (N payloads, N positions): name -> N and the shape on disk."""
+        kinds = self.variant.features
+        arrays: dict[str, np.ndarray] = {
+            name: np.empty((len(payloads), *kinds[name][1]), kinds[name][0]) for name in names
+        }
+        for row, (payload, record) in enumerate(zip(payloads, index, strict=True)):
+            with _naming(self.path, int(record)):
+                parsed = parse_example(payload, names)
+                for name, values in arrays.items():
+                    if name not in parsed:
+                        raise _DamageError(f"it has no feature {name!r}, which {self.variant.name} has")
+                    if parsed[name].dtype != values.dtype or parsed[name].size != values[row].size:
+                        raise _DamageError(
+                            f"{name!r} has {parsed[name].size} values of {parsed[name].dtype}, "
+                            f"not the {values[row].size} of {values.dtype} of {self.variant.name}"
+                        )
+                    values[row] = parsed[name].reshape(values[row].shape)
+        return arrays
+
+    def _find_labels(self, masks: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Masks as on disk (N positions) to labels, N H W."""
+        masks = masks[..., 0]  # N E H W or N H W E
+        labels, good = merge_masks(np.moveaxis(masks, -1, 1) if self.variant.masks_last else masks, self._num_merged)
+        if not good.all():
+            with _naming(self.path, int(index[good.argmin()])):
+                raise _DamageError("its masks are not 0 or 255 with exactly one entity at each pixel")
+        return labels
+
+    def _find_visible(self, labels: np.ndarray) -> np.ndarray:
+        return find_visible(labels, self.variant.num_entities + 1 - self._num_merged)
+
+    def _read_visibility(self, payloads: Sequence[bytes], index: np.ndarray) -> np.ndarray:
+        if self.variant.has_visibility:
+            return self._parse(payloads, index, ["visibility"])["visibility"]
+        return self._find_visible(self._find_labels(self._parse(payloads, index, ["mask"])["mask"], index))
+
+    @property
+    def _first_visibility(self) -> np.ndarray:
+        assert self._first.visibility is not None
+        return self._first.visibility
+
+    def _decode(self, payloads: Sequence[bytes], index: np.ndarray) -> Batch:
+        """Records (N payloads, N positions) as a Batch."""
+        features = self._parse(payloads, index, self.variant.features)
+        image = features.pop("image")
+        labels = self._find_labels(features.pop("mask"), index)
+        return Batch(
+            image=np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image,
+            index=index,
+            mask=labels,
+            visibility=features.pop("visibility") if self.variant.has_visibility else self._find_visible(labels),
+            factors=features,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Facts about the file; see `Source.describe`."""
@@ -609,14 +765,14 @@ class TFRecords:
             "data_set": self.variant.name,
             "num_images": len(self),
             "size": list(self.size),
-            "num_entities": self.variant.num_entities + 1 - self.variant.num_background,
+            "num_entities": self.variant.num_entities + 1 - self._num_merged,
             "masks": True,
             "factors": list(self._first.factors),
         }
 
     def fingerprint(self) -> str:
-        """The SHA-256 of the file."""
-        return f"sha256:{sha256([self.path])}"
+        """The SHA-256 of the file, and whether the entities of its background are told apart."""
+        return f"sha256:{sha256([self.path])}{' with every background entity' if self.num_background > 1 else ''}"
 
 
 def _num_bytes(batch: Batch) -> int:
