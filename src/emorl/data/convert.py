@@ -297,8 +297,8 @@ def _take_up(out: Path, job: dict[str, Any], overwrite: bool) -> tuple[int, int,
 
 
 def _count_entities(source: Source, first: Batch) -> int | None:
-    """E where there are masks but no visibility, which would tell it: as the source says, or by the labels."""
-    if first.mask is None or first.visibility is not None:
+    """E where there are masks, but nothing with an axis of entities: as the source says, or by all labels."""
+    if first.mask is None or first.visibility is not None or first.factors:
         return None
     inner = _innermost(source)
     if isinstance(inner, Hdf5) and inner.num_entities is not None:

@@ -126,9 +126,8 @@ class _Rows:
         self._dataset, self._chunks = dataset, dataset.chunks
         if self._chunks is not None and (len(self._chunks) != len(shape) or min(self._chunks) < 1):
             raise ValueError(f"its {name!r} has chunks of {_say_shape(self._chunks)}")
-        if self._chunks is not None and not all(
-            most in (None, now) for most, now in zip(dataset.maxshape, shape, strict=True)
-        ):
+        largest = dataset.maxshape or ()
+        if self._chunks is not None and any(n not in (None, now) for n, now in zip(largest, shape, strict=True)):
             # Where the index has fewer places than the chunks of the largest shape, the library reads beyond it.
             raise ValueError(f"its {name!r} can grow, but not without end: copy it to one that cannot")
         self._filters = [storage.get_filter(i)[0] for i in range(storage.get_nfilters())]
@@ -603,7 +602,7 @@ class Packing:
     Args:
         first: some scenes of the source; the others must have the same arrays.
         group: the name of the split.
-        num_entities: E where there are masks without visibility.
+        num_entities: E where there are masks, but neither visibility nor factors.
         num_background: how many of the first entities are background.
 
     Raises:
@@ -614,12 +613,12 @@ class Packing:
         self, first: Batch, *, group: str = "train", num_entities: int | None = None, num_background: int = 1
     ) -> None:
         self.group, self.num_background = group, num_background
-        self.num_entities = num_entities if first.visibility is None else first.visibility.shape[1]
-        if self.num_entities is not None and self.num_entities > MAX_ENTITIES:
-            raise InputError(f"there are {self.num_entities} entities, more than the {MAX_ENTITIES} of an .h5 file")
         factors = dict(first.factors)
         if first.visibility is not None:
             factors["visibility"] = first.visibility
+        self.num_entities = next((values.shape[1] for values in factors.values()), num_entities)
+        if self.num_entities is not None and self.num_entities > MAX_ENTITIES:
+            raise InputError(f"there are {self.num_entities} entities, more than the {MAX_ENTITIES} of an .h5 file")
         for name in (group, *factors):
             if not name or name in (".", "..") or set("/\0") & set(name):
                 raise InputError(f"an .h5 file cannot hold the name {name!r}: take another")
@@ -716,9 +715,9 @@ class Packing:
                             dataset.id.write_direct_chunk(corner, next(chunks))
 
                 yield append
-        except RuntimeError as error:  # so h5py tells what the system said when a file is closed
-            said = re.search("error message = '([^']*)'", str(error))
-            raise OSError(said[1] if said else " ".join(str(error).split())) from error
+        except (OSError, RuntimeError) as error:  # h5py raises both, and tells what the system said among much else
+            code = re.search(r"errno = (\d+)", str(error))
+            raise OSError(os.strerror(int(code[1])) if code else " ".join(str(error).split())) from error
 
 
 def write_hdf5(
@@ -736,7 +735,7 @@ def write_hdf5(
         path: the file; it appears only when complete.
         batches: scenes of one source, at least one; streamed.
         group: the name of the split: train, val or test for the authors' programs.
-        num_entities: E where there are masks without visibility.
+        num_entities: E where there are masks, but neither visibility nor factors.
         num_background: how many of the first entities are background, for `Hdf5` to merge.
         overwrite: replace an existing file.
 

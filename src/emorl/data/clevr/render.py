@@ -32,6 +32,7 @@ from emorl.data.clevr.world import (
     along_cove,
     cross,
     dot,
+    over_directions,
     pick,
     reflect,
     unit,
@@ -183,7 +184,7 @@ def lamps(world: World, scene: Tensor, point: Tensor, normal: Tensor, hit: Tenso
     light = world.lights(scene, point)
     facing = dot(light.direction, normal[:, None]).clamp_min(0)
     share = world.visible_share(scene, point, light, hit, facing > 0)
-    return (light.irradiance * (facing * share)).sum(dim=1)
+    return over_directions(light.irradiance * (facing * share))
 
 
 def gather(
@@ -230,7 +231,7 @@ def gather(
         for place, rows, hidden in world.hidden_shares(scene, point, cone, hit, lit, steps=3):
             seen = around.object(pick(of, rows), place, -pick(flat, rows))
             arriving[:, rows] = torch.lerp(arriving[:, rows], seen, hidden)
-    return pi / num * arriving.view_as(direction).sum(dim=1)
+    return pi / num * over_directions(arriving.view_as(direction))
 
 
 def soft_radiance(
@@ -262,8 +263,8 @@ def _soft_object(
     ground = around.ground(scene, below)
     light = world.lights(scene, point)
     arriving = light.irradiance * dot(light.direction, normal[:, None]).clamp_min(0)
-    lit = arriving.sum(dim=1)
-    shine = (arriving * ggx(light.direction, -direction[:, None], normal[:, None], 0.35)).sum(dim=1)
+    lit = over_directions(arriving)
+    shine = over_directions(arriving * ggx(light.direction, -direction[:, None], normal[:, None], 0.35))
     matte = albedo / pi * (lit + pi / 2 * (1 - normal[2]) * ground)
     return torch.where(metal, albedo * (torch.where(mirrored[2] < 0, ground, 0.0) + shine), matte)
 
@@ -344,7 +345,7 @@ def radiance(
     facing = dot(light.direction, normal[:, None]).clamp_min(0)
     share = world.visible_share(scene, point, light, hit, facing > 0)
     arriving = light.irradiance * (facing * share)  # 3 L M
-    diffuse = arriving.sum(dim=1)
+    diffuse = over_directions(arriving)
     mirrored = reflect(direction, normal)
 
     rows = on_ground.nonzero().squeeze(1)
@@ -358,7 +359,7 @@ def radiance(
         indirect = gather(world, around, of, p, n, h, num, pick(phase, rows), phases)
         coat = fresnel(pick(cos, rows), COAT_INDEX)
         lobe = beckmann(pick(light.direction, rows), -pick(direction, rows)[:, None], n[:, None], COAT_ALPHA)
-        shine = (pick(arriving, rows) * lobe).sum(dim=1)
+        shine = over_directions(pick(arriving, rows) * lobe)
         above = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
         color[:, rows] = (1 - coat) * pick(albedo, rows) / pi * (diffuse[:, rows] + indirect)
         color[:, rows] += coat * COAT_COLOR * (shine + above)
@@ -369,7 +370,7 @@ def radiance(
         some = light.at(rows)
         broad = pick(arriving, rows) * ggx(some.direction, -pick(direction, rows)[:, None], n[:, None], BLUR_ALPHA)
         lamp = some.radiance * (lamp_in_mirror(some, n, -pick(direction, rows)) * pick(share, rows))
-        shine = (BLUR_SHARE * broad + MIRROR_SHARE * lamp).sum(dim=1)
+        shine = over_directions(BLUR_SHARE * broad + MIRROR_SHARE * lamp)
         blurred = blurred_reflection(world, around, of, p, n, pick(direction, rows), h, pick(phase, rows), phases)
         if mirrors:
             sharp = radiance(world, around, of, p, pick(mirrored, rows), h, pick(phase, rows), phases, mirrors - 1)
@@ -408,7 +409,8 @@ def lamp_in_mirror(light: Light, normal: Tensor, to_eye: Tensor) -> Tensor:
     for p, q in zip(corners, corners[1:] + corners[:1], strict=True):
         edge = cross(p, q)
         sine = dot(edge, edge).sqrt().clamp_min(1e-12)
-        total = total + torch.atan2(sine, dot(p, q)) * edge[2] / sine
+        # of the angle between p and q; atan2's bits depend on where in a list a number stands
+        total = total + 2 * torch.atan((dot(p - q, p - q) / dot(p + q, p + q)).sqrt()) * edge[2] / sine
     return total.abs() / (2 * pi)
 
 
@@ -440,7 +442,7 @@ def blurred_reflection(
     weight = shadowing * dot(half, -direction[:, None]).clamp_min(0) / (cos * dot(half, normal[:, None]))
     weight = torch.where(away > 0, weight.clamp(0, 2), 0.0)
     seen = soft_radiance(world, around, scene.repeat(num), point.repeat(1, num), mirrored.flatten(1), hit.repeat(num))
-    return (weight * seen.view_as(mirrored)).sum(dim=1) / num
+    return over_directions(weight * seen.view_as(mirrored)) / num
 
 
 def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
@@ -466,7 +468,7 @@ def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tu
     inner = hit[:, 1:-1, 1:-1]
     place = inner.clamp(0, MAX_OBJECTS - 1)
     on_object = (inner != GROUND) & (inner != NOTHING)
-    metal = on_object & world.metal.view(num, -1)[torch.arange(num, device=device)[:, None, None], place]
+    metal = on_object & world.metal.view(num, MAX_OBJECTS)[torch.arange(num, device=device)[:, None, None], place]
     fine = metal | torch.zeros_like(metal)
     for dr in (0, 1, 2):
         for dc in (0, 1, 2):
@@ -495,4 +497,5 @@ def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tu
 def srgb(linear: Tensor) -> Tensor:
     """Linear light, clipped to [0, 1], by the sRGB curve."""
     x = linear.clamp(0, 1)
-    return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x.clamp_min(1e-6) ** (1 / 2.4) - 0.055)
+    # exp and log, since a power's bits depend on where in a list a number stands
+    return torch.where(x <= 0.0031308, 12.92 * x, 1.055 * torch.exp(x.clamp_min(1e-6).log() / 2.4) - 0.055)

@@ -100,8 +100,8 @@ class World:
         self.center = put(center.reshape(-1, 3).T)  # 3 BO
         self.cos, self.sin = put(np.cos(yaw)), put(np.sin(yaw))
         self.round = torch.as_tensor(names == "cylinder", device=device)
-        self.fillet = put(np.vectorize(lambda name: solids.FILLETS.get(name, 1.0))(names))
-        self.reach = put(np.vectorize(lambda name: _REACH.get(name, 1.0))(names)) * self.half_height
+        self.fillet = put(np.array([solids.FILLETS.get(name, 1.0) for name in names]))
+        self.reach = put(np.array([_REACH.get(name, 1.0) for name in names])) * self.half_height
         self.metal = torch.as_tensor((scenes.material == 1 + MATERIALS.index("metal")).ravel(), device=device)
         self.albedo = put(np.concatenate([np.zeros((1, 3)), PALETTE])[scenes.color].reshape(-1, 3).T)  # 3 BO
         self._cove_s = put(COVE[:, 0])
@@ -373,6 +373,14 @@ def _share_of_square(x: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
 def pick(values: Tensor, rows: Tensor) -> Tensor:
     """Some of the last axis; several times as fast as an index."""
     return values.index_select(-1, rows)
+
+
+def over_directions(values: Tensor) -> Tensor:
+    """3 K M summed over K, always in the same order: a reduction's order depends on the sizes."""
+    total = values[:, 0]
+    for k in range(1, values.shape[1]):
+        total = total + values[:, k]
+    return total
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
