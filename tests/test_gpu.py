@@ -140,3 +140,20 @@ def test_shipped_weights_score_as_on_the_cpu() -> None:
 
 def test_this_gpu_chooses_bfloat16() -> None:
     assert choose("auto", GPU) == ("bfloat16" if native_bfloat16(GPU) else "float32")
+
+
+def test_clevr_rendered_on_a_gpu_is_the_picture_of_a_cpu() -> None:
+    positions = torch.arange(24).numpy()
+    sources = [open_source("clevr", split="train", size=(96, 96), device=device) for device in ("cpu", "cuda")]
+    here, there = (source.read(positions) for source in sources)
+    assert (here.mask == there.mask).all()  # type: ignore[union-attr]
+    assert all((here.factors[name] == there.factors[name]).all() for name in here.factors)
+    difference = abs(here.image.astype(int) - there.image.astype(int))
+    assert difference.mean() < 0.05
+    assert (difference > 2).mean() < 1e-3  # rounding at outlines and highlights
+    assert (sources[1].read(positions).image == there.image).all()  # the same bits again
+
+
+def test_training_on_clevr_makes_images_on_the_gpu(run: Any) -> None:
+    config = replace(CONFIG, data="clevr6", image_size=(32, 32), num_images=8, steps=3, curriculum=((0, 1),))
+    assert_close(run(config, "cuda", "clevr"), run(config, "cpu", "clevr-cpu"), rel=1e-3)
