@@ -69,6 +69,7 @@ from emorl.data.clevr.solids import FILLETS  # noqa: E402
 from emorl.data.clevr.source import ClevrConfig, sample  # noqa: E402
 
 ROWS, COLS = (29, 221), (64, 256)
+PLAIN = render.Materials(anisotropy=0.0, velvet_index=1.0)  # what the tracer can be told to do
 """The window of the picture that is compared: what the usual crop keeps."""
 MARGIN = 2
 """Pixels around outlines that are left out."""
@@ -396,7 +397,7 @@ def main(out: Path, seed: int = 0, scenes: int = 5, spp: int = 1024) -> None:
     print(f"{'scene':>8} | " + " | ".join(f"{name:^22}" for name in REGIONS))
     rows = []
     for index in range(scenes):
-        mine = render.render(drawn[np.array([index])], device, ROWS, COLS)[0].cpu().numpy().astype(float)
+        mine = render.render(drawn[np.array([index])], device, ROWS, COLS, PLAIN)[0].cpu().numpy().astype(float)
         halves = [picture(drawn, index, labels[index], max(spp // 8, 1), 2 * index + half) for half in (0, 1)]
         traced = to_bytes((halves[0] + halves[1]) / 2)
         spread = abs(to_bytes(halves[0]) - to_bytes(halves[1])) / 2

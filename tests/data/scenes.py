@@ -38,7 +38,7 @@ def some_scenes(variant: Variant, num: int = 3) -> Batch:
     height, width, channels = variant.image
     image = rng.integers(0, 256, (num, height, width, channels), np.uint8)
     mask = rng.integers(0, variant.num_entities, (num, height, width), np.uint8)
-    factors = {}
+    factors: dict[str, np.ndarray] = {}
     for name, (kind, tail) in variant.factors.items():
         shape = (num, variant.num_entities, *tail)
         factors[name] = rng.integers(0, 9, shape).astype(kind)

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -191,7 +192,7 @@ def test_any_order_and_repeats(kind: str, hundred: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"first_needed": 70}, {"first_needed": 10**6}])
-def test_a_small_cache_and_a_hint_change_no_result(options: dict[str, int], hundred: dict[str, Path]) -> None:
+def test_a_small_cache_and_a_hint_change_no_result(options: dict[str, Any], hundred: dict[str, Path]) -> None:
     source, generator = TFRecords(hundred["gzip"], **options), Tetrominoes(num=100)
     for indices in np.random.default_rng(0).integers(0, 100, (8, 5)):
         assert_equal(source.read(indices), generator.read(indices))

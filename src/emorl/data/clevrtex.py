@@ -15,7 +15,9 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -91,8 +93,11 @@ def folder_kind(path: Path) -> Literal["clevrtex", "npz", None]:
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """A folder and every one below it, each with the names of its files; links to folders are not followed."""
-    for folder, _, names in os.walk(root):
-        yield Path(folder), names
+    try:
+        for folder, _, names in os.walk(root):
+            yield Path(folder), names
+    except RecursionError as error:
+        raise InputError(f"{root} has too many folders inside each other: name the one with the files") from error
 
 
 def _find(root: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
@@ -107,10 +112,12 @@ def _inside(root: Path, path: Path) -> Path:
     """The file that a path of a folder means; raises InputError where it lies elsewhere or is none."""
     try:
         real = path.resolve(strict=True)
+        if not real.is_relative_to(root):
+            raise InputError(f"{path} leads out of the folder {root}: put the file itself there")
+        if not real.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
     except (OSError, RuntimeError) as error:  # missing, or links in a circle
         raise InputError(f"{path} cannot be read: get it again, it belongs to the data set in {root}") from error
-    if not real.is_relative_to(root):
-        raise InputError(f"{path} leads out of the folder {root}: put the file itself there")
     return real
 
 
@@ -194,11 +201,12 @@ class ClevrTex:
     def read(self, indices: np.ndarray) -> Batch:
         """Scenes by position; see `Source.read`."""
         index = check_indices(indices, self)
-        image = np.empty((len(index), *self.size, 3), np.uint8)
-        mask = np.empty((len(index), *self.size), np.uint8)
-        for row, number in enumerate(index):
-            image[row] = self._pixels(self._images[number], ("RGB", "RGBA"))[..., :3]
-            mask[row] = self._labels(self._masks[number])
+        images, masks = [], []  # nothing is allocated before there are pixels: a head can claim any size
+        for number in index:
+            images.append(self._pixels(self._images[number], ("RGB", "RGBA"))[..., :3])
+            masks.append(self._labels(self._masks[number]))
+        image = np.array(images, np.uint8).reshape(len(index), *self.size, 3)
+        mask = np.array(masks, np.uint8).reshape(len(index), *self.size)
         if not self._about:
             return Batch(image, index, mask, _find_visible(mask, 1 + MAX_OBJECTS))
         known = [self._metadata(number) for number in index]
@@ -221,10 +229,7 @@ class ClevrTex:
                     f"{path} has {picture.height} x {picture.width} pixels, the others have "
                     f"{self.size[0]} x {self.size[1]}: get it again"
                 )
-            try:
-                return np.array(picture if picture.mode in modes else picture.convert(modes[0]))
-            except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
-                raise InputError(f"cannot read {path} ({error}): get it again") from error
+            return np.array(picture if picture.mode in modes else picture.convert(modes[0]))
 
     def _labels(self, path: Path) -> np.ndarray:
         labels = self._pixels(path, ("L", "P"))  # the numbers of a palette are the labels
@@ -285,17 +290,21 @@ class ClevrTex:
         return f"sha256:{sha256(_inside(self._root, p) for p in (*self._images, *self._masks, *self._about))}"
 
 
-def _open_png(path: Path, root: Path) -> Image.Image:
+@contextmanager
+def _open_png(path: Path, root: Path) -> Iterator[Image.Image]:
+    """A picture of the folder. What goes wrong while it is used is an InputError too."""
+    real = _inside(root, path)
     try:
-        picture = Image.open(_inside(root, path), formats=("PNG",))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of size, which is judged here, and of odd metadata
+            with Image.open(real, formats=("PNG",)) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise ValueError(f"{picture.width} x {picture.height} is more than {MAX_PIXELS} pixels")
+                yield picture
     except InputError:
         raise
-    except Exception as error:  # as above
-        raise InputError(f"cannot read {path} ({error}): get it again") from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise InputError(f"{path} claims {picture.width} x {picture.height} pixels, more than are read: get it again")
-    return picture
+    except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
+        raise InputError(f"cannot read {path} ({' '.join(str(error).split())}): get it again") from error
 
 
 def _code(key: str, name: Any) -> int:
@@ -360,15 +369,13 @@ class NpzFolder:
         self.data_set = None if variant is None else variant.name
         self._num_background = 1 if variant is None else variant.num_background
         self._num_entities = self._num_stored + 1 - self._num_background
-        stored = (self._num_stored,)
-        self._factors = [
+        by_entity = [
             name
             for name, values in first.items()
-            if name not in ("image", "mask", "visibility")
-            and values.shape[:1] == stored
-            and values.dtype.kind in "buif"
+            if values.shape[:1] == (self._num_stored,) and values.dtype.kind in "buif"
         ]
-        self._told = first["visibility"].shape == stored if "visibility" in first else False
+        self._factors = [name for name in by_entity if name not in ("image", "mask", "visibility")]
+        self._told = "visibility" in by_entity and first["visibility"].ndim == 1
         self._kinds = {name: (values.dtype, values.shape) for name, values in first.items()}
 
     def _listed(self, manifest: Path) -> dict[int, Path]:
@@ -378,7 +385,8 @@ class NpzFolder:
         found = {}
         for key, value in content.items():
             path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
-            if not re.fullmatch(r"\d{1,9}", key) or path.is_absolute() or ".." in path.parts or path.suffix != ".npz":
+            plain = path.suffix == ".npz" and not path.is_absolute() and ".." not in path.parts
+            if not plain or not str(path).isprintable() or not re.fullmatch(r"\d{1,9}", key):
                 raise InputError(
                     f"{manifest} says {str(value)[:80]!r} for {key[:20]!r}: name .npz files inside the folder"
                 )

@@ -27,9 +27,11 @@ from emorl.types import Batch
 MAX_BYTES = 2**34
 """Files with more bytes of arrays are refused: all of them have to fit in memory."""
 
+_METHODS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED  # of the others, zipfile unpacks more than a member claims
 
-def _read_array(file: IO[bytes]) -> np.ndarray:
-    """An array in the .npy format. Nothing is allocated on the word of its head alone."""
+
+def _read_array(file: IO[bytes], num_bytes: int) -> np.ndarray:
+    """An array in the .npy format, of so many bytes with its head. Nothing is allocated on the word of that alone."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array has the unknown format {version}")
@@ -37,7 +39,7 @@ def _read_array(file: IO[bytes]) -> np.ndarray:
     shape, fortran_order, dtype = read_head(file)
     if dtype.hasobject:
         raise ValueError("an array holds pickled objects, which are never loaded")
-    content = file.read()
+    content = file.read(num_bytes)  # without a number, zipfile unpacks up to 2 GiB of a member that claims less
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError("an array is not as long as its head says")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
@@ -55,18 +57,25 @@ def read_arrays(path: Path, only: Container[str] | None = None, max_bytes: int =
         InputError: the file is no .npz, is damaged, too large, or holds pickled objects.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("there is no such file")
         with zipfile.ZipFile(path) as archive:
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
             wanted = {name: member for name, member in members.items() if only is None or name in only}
             if sum(member.file_size for member in wanted.values()) > max_bytes:
                 raise ValueError(f"it holds more than {max_bytes >> 20} MiB, which have to fit in memory")
+            if sum(member.compress_size for member in wanted.values()) > path.stat().st_size:
+                raise ValueError("its arrays claim to be longer than the file")
+            if any(member.compress_type not in _METHODS for member in wanted.values()):
+                raise ValueError("an array is packed by a method that numpy does not use")
             arrays = {}
             for name, member in wanted.items():
                 with archive.open(member) as file:
-                    arrays[name] = _read_array(file)
+                    arrays[name] = _read_array(file, member.file_size)
             return arrays
     except Exception as error:  # a damaged archive makes zipfile and numpy's parser raise almost anything
-        raise InputError(f"cannot read {path} ({error}): make it with numpy.savez from arrays of numbers") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot read {path} ({why}): make it with numpy.savez from arrays of numbers") from error
 
 
 class Npz:
@@ -94,14 +103,18 @@ class Npz:
                 f"{_say_shape(image.shape[:3])}, 0 = background"
             )
         if visibility is not None:
-            good = visibility.ndim == 2 and len(visibility) == len(image) and np.isin(visibility, (0, 1)).all()
-            if not good:
+            fits = visibility.ndim == 2 and len(visibility) == len(image) and visibility.dtype.kind in "biuf"
+            if not fits or not np.isin(visibility, (0, 1)).all():
                 raise InputError(f"{path}: 'visibility' is {_say(visibility)}; it has to be 0 or 1, N E as 'image'")
             visibility = visibility.astype(np.float32)
             if mask is not None and mask.max() >= visibility.shape[1]:
                 raise InputError(f"{path}: 'mask' has label {mask.max()}, but there are {visibility.shape[1]} entities")
             entities = visibility.shape
-            factors = {name: values for name, values in arrays.items() if values.shape[:2] == entities}
+            factors = {
+                name: values
+                for name, values in arrays.items()
+                if values.shape[:2] == entities and values.dtype.kind in "biuf"
+            }
         else:
             factors = {}
         self._all = Batch(image, np.arange(len(image)), mask, visibility, factors)

@@ -56,7 +56,8 @@ def read_picture(path: Path, view: View | None = None) -> np.ndarray:
                     raise ValueError(f"{opened.width} x {opened.height} is more than {MAX_PIXELS} pixels")
                 image = np.array(_to_rgb(ImageOps.exif_transpose(opened)))
     except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
-        raise InputError(f"cannot read the picture {path} ({error}): save it again as PNG or JPEG") from error
+        why = " ".join(str(error).split())
+        raise InputError(f"cannot read the picture {path} ({why}): save it again as PNG or JPEG") from error
     seen: np.ndarray = image if view is None else view.see(image[None], str(path))[0]
     return seen
 

@@ -144,6 +144,8 @@ def _masked_crc(data: bytes) -> int:
 
 
 def _is_compressed(path: Path) -> bool:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"cannot read {path}: it is no file")
     try:
         with path.open("rb") as file:
             return file.read(2) == _GZIP_MAGIC

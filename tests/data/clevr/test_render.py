@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from emorl.data.clevr.render import (
     lamp_in_mirror,
     radiance,
     render,
+    smith,
     srgb,
+    velvet,
 )
 from emorl.data.clevr.scene import (
     CAMERA,
@@ -152,8 +155,9 @@ def mean_of(parts: list[np.ndarray]) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("color", RUBBER)
+@pytest.mark.parametrize("color", [color for color in RUBBER if color != "cyan"])
 def test_colors_of_rubber(looks: Looks, color: str) -> None:
+    """The published cyan object stands in more light; it is compared at its own pose, below."""
     assert abs(mean_of(looks["rubber", color]) - RUBBER[color]).max() < 12
 
 
@@ -443,11 +447,38 @@ def test_surfaces_send_no_more_than_they_get(tilt: float) -> None:
     light, each = half_sphere()
     eye = torch.tensor([[np.sin(tilt)], [0], [np.cos(tilt)]]).expand_as(light)
     up = torch.tensor([[0.0], [0], [1]], dtype=torch.float64).expand_as(light)
-    for lobe, alpha in ((ggx, 0.2), (beckmann, 0.35)):
-        sent = float((lobe(light, eye, up, alpha) * light[2]).sum() * each)
+    axes = torch.zeros_like(light), torch.zeros_like(light)
+    axes[0][0], axes[1][1] = 1, 1
+    lobes: list[Callable[..., torch.Tensor]] = [
+        lambda to_light, to_eye: ggx(to_light, to_eye, up, axes, (0.2, 0.2)),
+        lambda to_light, to_eye: ggx(to_light, to_eye, up, axes, (0.15, 0.27)),
+        lambda to_light, to_eye: beckmann(to_light, to_eye, up, 0.35),
+    ]
+    for lobe in lobes:
+        sent = float((lobe(light, eye) * light[2]).sum() * each)
         assert 0.8 < sent < 1.001
-        there, back = lobe(light, eye, up, alpha), lobe(eye, light, up, alpha)
-        np.testing.assert_allclose(there, back, rtol=1e-6)
+        np.testing.assert_allclose(lobe(light, eye), lobe(eye, light), rtol=1e-6)
+    sheen = velvet(light, eye, up)
+    assert 0 < float((sheen * light[2]).sum() * each) < 1
+    np.testing.assert_allclose(sheen, velvet(eye, light, up), rtol=1e-6)
+
+
+def test_the_broad_lobe_is_normalised_and_brushed() -> None:
+    """Its half vectors cover the plane once, and spread more across the brushing than along it."""
+    half, each = half_sphere()
+    up = torch.zeros_like(half)
+    up[2] = 1
+    axes = torch.zeros_like(half), torch.zeros_like(half)
+    axes[0][0], axes[1][1] = 1, 1
+    alpha = (0.15, 0.27)
+    # seen from above, n.v = h.n: D = 4 n.l n.v f / G, with the light mirrored at the half vector
+    light = 2 * half[2] * half - up
+    above = light[2] > 0.05
+    g = [2 * v[2] * smith(v, up, axes, alpha) for v in (light, up)]
+    d = 4 * light[2] * ggx(light, up, up, axes, alpha) / (g[0] * g[1])
+    total = float((d * half[2])[above].sum() * each)
+    assert 0.9 < total < 1.01
+    assert float((d * half[2] * half[0] ** 2)[above].sum()) < 0.6 * float((d * half[2] * half[1] ** 2)[above].sum())
 
 
 def test_fresnel_at_its_ends() -> None:

@@ -149,4 +149,4 @@ def test_sizes_of_the_published_models() -> None:
     assert reach("cube", 1, -1, 0) == pytest.approx(1.341, abs=0.01)
     assert reach("sphere", 1, 2, 3) == pytest.approx(1)
     assert [reach("cylinder", np.cos(turn), np.sin(turn), 0) for turn in (0.3, 2.0)] == pytest.approx([1, 1])
-    assert reach("cylinder", 1, 0, 1) == pytest.approx(2**0.5 - 0.075 * (2**0.5 - 1), abs=1e-6)
+    assert reach("cylinder", 1, 0, 1) == pytest.approx(2**0.5 - FILLETS["cylinder"] * (2**0.5 - 1), abs=1e-6)

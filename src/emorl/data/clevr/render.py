@@ -5,9 +5,10 @@ are closed forms, and what arrives by way of other surfaces is gathered over fix
 pixel's radiance, data set specification, section 3.3:
 
     rubber, ground   albedo / pi x (lamps + gathered light)         Lambert
-    rubber           + a weak broad highlight                       Beckmann 0.35 under a Fresnel term of 1.2
-    metal            0.6 x what the mirror shows                     GGX 0.01: other objects, ground, lamps
-                     + 0.4 x the same, blurred                      GGX 0.2
+    rubber           mixed with velvet towards grazing views        sigma 0.6 under a Fresnel term of 1.4
+                     + a weak broad highlight                       Beckmann 0.35 under a Fresnel term of 1.2
+    metal            0.6 x what the mirror shows                    GGX 0.01: other objects, ground, lamps
+                     + 0.4 x the same, blurred                      GGX 0.2, brushed around the vertical axis
 
 Light that comes from the ground is looked up in a map of it (`Surroundings`), made once for each scene.
 
@@ -17,6 +18,7 @@ Axes: M rays or points, each of the scene `scene[m]`. Vectors and colours are 3 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import pi
 
 import torch
@@ -42,13 +44,27 @@ GROUND_ALBEDO = 0.8
 MIRROR_SHARE, MIRROR_ALPHA = 0.6, 0.01
 BLUR_SHARE, BLUR_ALPHA = 0.4, 0.2
 COAT_COLOR, COAT_ALPHA, COAT_INDEX = 0.8, 0.35, 1.2
+VELVET_SIGMA = 0.6
 
 SUBPIXELS = 3
 """A pixel at an outline, or on metal, is the mean of so many squared."""
+HIGHLIGHT_SUBPIXELS = 6
+"""Where some of these are brighter than white and others are not."""
 _GATHER = 12  # directions over which light from other surfaces is gathered
 _GATHER_SUBPIXEL = 2  # for each part of a pixel, other ones in each part
-_BLUR_SUBPIXEL = 2  # directions of a blurred reflection, likewise
+_BLUR_SUBPIXEL = 4  # directions of a blurred reflection, likewise
 _MIRRORS = 2  # reflections of reflections that are followed
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a path tracer without these features needs to be told to leave out."""
+
+    anisotropy: float = 0.25
+    """Of the broad lobe of metal: its roughness is 0.2 x (1 - a) around the vertical axis, 0.2 / (1 - a) across."""
+    velvet_index: float = 1.4
+    """Refractive index of the Fresnel term that mixes velvet into rubber; 1 leaves velvet out."""
+
 
 _MAP_S, _MAP_ACROSS = (-9.5, 18.0), (-14.0, 14.0)  # part of the ground that is mapped
 
@@ -76,8 +92,8 @@ class Surroundings:
     of itself; and for each object the light it sends in six directions.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, materials: Materials = Materials()) -> None:  # noqa: B008 it is frozen
+        self.world, self.materials = world, materials
         self.direct = self._map(0.3, self._lamps)
         self.gathered = torch.zeros_like(self.direct[:, :, :2, :2])
         self.objects = self._sides()
@@ -85,6 +101,12 @@ class Surroundings:
         self.direct = self.direct + self._map(0.3, self._objects_on_ground)
         self.objects = self._sides()
         self.gathered = self._map(1.5, self._rest_of_ground)
+
+    @property
+    def blur(self) -> tuple[float, float]:
+        """Roughness of metal's broad lobe around the vertical axis, and across."""
+        share = 1 - self.materials.anisotropy
+        return BLUR_ALPHA * share, BLUR_ALPHA / share
 
     def _sides(self) -> Tensor:
         """6 3 BO: radiance of each object's six sides."""
@@ -264,19 +286,60 @@ def _soft_object(
     light = world.lights(scene, point)
     arriving = light.irradiance * dot(light.direction, normal[:, None]).clamp_min(0)
     lit = over_directions(arriving)
-    shine = over_directions(arriving * ggx(light.direction, -direction[:, None], normal[:, None], 0.35))
+    side, other = _frame(normal)
+    tangents = side[:, None], other[:, None]
+    broad = ggx(light.direction, -direction[:, None], normal[:, None], tangents, (0.35, 0.35))
+    shine = over_directions(arriving * broad)
     matte = albedo / pi * (lit + pi / 2 * (1 - normal[2]) * ground)
     return torch.where(metal, albedo * (torch.where(mirrored[2] < 0, ground, 0.0) + shine), matte)
 
 
-def ggx(to_light: Tensor, to_eye: Tensor, normal: Tensor, alpha: float | Tensor) -> Tensor:
-    """Reflectance (M, 1 / sr) of a GGX surface without Fresnel: D G / (4 n.l n.v), G of Smith, uncorrelated."""
+Tangents = tuple[Tensor, Tensor]
+
+
+def ggx(to_light: Tensor, to_eye: Tensor, normal: Tensor, tangents: Tangents, alpha: tuple[float, float]) -> Tensor:
+    """Reflectance (1 / sr) of a GGX surface without Fresnel (Walter et al. 2007; Burley 2012 for two roughnesses).
+
+    Args:
+        to_light: 3 L M.
+        to_eye: 3 1 M.
+        normal: 3 1 M.
+        tangents: 3 1 M each, at right angles to the normal and to each other.
+        alpha: roughness along each of them.
+
+    Returns:
+        L M: D G / (4 n.l n.v), G of Smith, uncorrelated.
+    """
     half = unit(to_light + to_eye)
-    nh, nl, nv = (dot(normal, v).clamp(1e-4, 1) for v in (half, to_light, to_eye))
-    square = alpha * alpha
-    d = square / (pi * (nh * nh * (square - 1) + 1) ** 2)
-    g = 1 / (nl + (square + (1 - square) * nl * nl).sqrt()) / (nv + (square + (1 - square) * nv * nv).sqrt())
-    return d * g  # the 4 n.l n.v cancels against the numerators of G
+    x, y = (dot(half, axis) / roughness for axis, roughness in zip(tangents, alpha, strict=True))
+    z = dot(half, normal).clamp(1e-4, 1)
+    d = 1 / (pi * alpha[0] * alpha[1] * (x * x + y * y + z * z) ** 2)
+    return d * smith(to_light, normal, tangents, alpha) * smith(to_eye, normal, tangents, alpha)
+
+
+def smith(v: Tensor, normal: Tensor, tangents: Tangents, alpha: tuple[float, float]) -> Tensor:
+    """G of one direction for GGX, divided by 2 n.v; shapes as for `ggx`."""
+    x, y = (dot(v, axis) * roughness for axis, roughness in zip(tangents, alpha, strict=True))
+    z = dot(v, normal).clamp(1e-4, 1)
+    return 1 / (z + (x * x + y * y + z * z).sqrt())
+
+
+def velvet(to_light: Tensor, to_eye: Tensor, normal: Tensor) -> Tensor:
+    """Reflectance (L M, 1 / sr) of velvet (Ashikhmin, Premoze and Shirley 2000); arguments as for `ggx`."""
+    half = unit(to_light + to_eye)
+    nh = dot(normal, half).clamp(1e-4, 1 - 1e-4)
+    nl, nv, hv = (dot(a, b).clamp_min(1e-3) for a, b in ((normal, to_light), (normal, to_eye), (half, to_eye)))
+    sine = 1 - nh * nh
+    d = torch.exp(-nh * nh / (sine * VELVET_SIGMA**2)) / (pi * VELVET_SIGMA**2 * sine * sine)
+    return d * (2 * nh * torch.minimum(nl, nv) / hv).clamp_max(1) / (4 * nl * nv)
+
+
+def brushed(world: World, scene: Tensor, place: Tensor, point: Tensor, normal: Tensor) -> Tangents:
+    """Unit vectors (3 M each) on objects' surfaces: around the vertical axis of each, and across that."""
+    offset = point - world.of(world.center, scene, place)
+    turning = torch.stack([-offset[1], offset[0], torch.zeros_like(offset[0])])
+    across = unit(cross(turning, normal))
+    return cross(normal, across), across
 
 
 def beckmann(to_light: Tensor, to_eye: Tensor, normal: Tensor, alpha: float) -> Tensor:
@@ -357,23 +420,30 @@ def radiance(
         of, p, n, h = pick(scene, rows), pick(point, rows), pick(normal, rows), pick(hit, rows)
         num = _GATHER if phases == 1 else _GATHER_SUBPIXEL
         indirect = gather(world, around, of, p, n, h, num, pick(phase, rows), phases)
+        views = pick(light.direction, rows), -pick(direction, rows)[:, None], n[:, None]
         coat = fresnel(pick(cos, rows), COAT_INDEX)
-        lobe = beckmann(pick(light.direction, rows), -pick(direction, rows)[:, None], n[:, None], COAT_ALPHA)
-        shine = over_directions(pick(arriving, rows) * lobe)
+        shine = over_directions(pick(arriving, rows) * beckmann(*views, COAT_ALPHA))
+        nap = fresnel(pick(cos, rows), around.materials.velvet_index)
+        sheen = over_directions(pick(arriving, rows) * velvet(*views))
         above = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
-        color[:, rows] = (1 - coat) * pick(albedo, rows) / pi * (diffuse[:, rows] + indirect)
+        matte = (1 - nap) / pi * (diffuse[:, rows] + indirect) + nap * sheen
+        color[:, rows] = (1 - coat) * pick(albedo, rows) * matte
         color[:, rows] += coat * COAT_COLOR * (shine + above)
 
     rows = metal.nonzero().squeeze(1)
     if rows.numel():
         of, p, n, h = pick(scene, rows), pick(point, rows), pick(normal, rows), pick(hit, rows)
         some = light.at(rows)
-        broad = pick(arriving, rows) * ggx(some.direction, -pick(direction, rows)[:, None], n[:, None], BLUR_ALPHA)
+        tangents = brushed(world, of, h, p, n)
+        axes = tangents[0][:, None], tangents[1][:, None]
+        lobe = ggx(some.direction, -pick(direction, rows)[:, None], n[:, None], axes, around.blur)
+        broad = pick(arriving, rows) * lobe
         lamp = some.radiance * (lamp_in_mirror(some, n, -pick(direction, rows)) * pick(share, rows))
         shine = over_directions(BLUR_SHARE * broad + MIRROR_SHARE * lamp)
-        blurred = blurred_reflection(world, around, of, p, n, pick(direction, rows), h, pick(phase, rows), phases)
+        rays, sets = pick(direction, rows), pick(phase, rows)
+        blurred = blurred_reflection(world, around, of, p, n, tangents, rays, h, sets, phases)
         if mirrors:
-            sharp = radiance(world, around, of, p, pick(mirrored, rows), h, pick(phase, rows), phases, mirrors - 1)
+            sharp = radiance(world, around, of, p, pick(mirrored, rows), h, sets, phases, mirrors - 1)
         else:
             sharp = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
         color[:, rows] = pick(albedo, rows) * (shine + BLUR_SHARE * blurred + MIRROR_SHARE * sharp)
@@ -420,6 +490,7 @@ def blurred_reflection(
     scene: Tensor,
     point: Tensor,
     normal: Tensor,
+    tangents: Tangents,
     direction: Tensor,
     hit: Tensor,
     phase: Tensor,
@@ -429,30 +500,33 @@ def blurred_reflection(
     num = _GATHER if phases == 1 else _BLUR_SUBPIXEL
     u, angle = (values.to(world.device, world.dtype) for values in _spiral(num * phases))
     which = phase + phases * torch.arange(num, device=world.device)[:, None]  # K M
-    slope = BLUR_ALPHA * (u / (1 - u)).sqrt()
-    side, other = _frame(normal)
-    x, y = (slope * angle.cos())[which], (slope * angle.sin())[which]
-    half = unit(normal[:, None] + x * side[:, None] + y * other[:, None])  # 3 K M
-    mirrored = reflect(direction[:, None], half)
-    cos = dot(normal, -direction).clamp_min(1e-3)
-    away = dot(mirrored, normal[:, None])
-    square = BLUR_ALPHA**2
-    shadowing = 4 * away * cos / (away + (square + (1 - square) * away**2).sqrt())
-    shadowing = shadowing / (cos + (square + (1 - square) * cos**2).sqrt())
-    weight = shadowing * dot(half, -direction[:, None]).clamp_min(0) / (cos * dot(half, normal[:, None]))
+    slope = (u / (1 - u)).sqrt()
+    x, y = (around.blur[0] * slope * angle.cos())[which], (around.blur[1] * slope * angle.sin())[which]
+    axes, up, to_eye = (tangents[0][:, None], tangents[1][:, None]), normal[:, None], -direction[:, None]
+    half = unit(up + x * axes[0] + y * axes[1])  # 3 K M
+    mirrored = reflect(-to_eye, half)
+    away = dot(mirrored, up)
+    shadowing = 4 * away * smith(mirrored, up, axes, around.blur) * smith(to_eye, up, axes, around.blur)
+    weight = shadowing * dot(half, to_eye).clamp_min(0) / dot(half, up)
     weight = torch.where(away > 0, weight.clamp(0, 2), 0.0)
     seen = soft_radiance(world, around, scene.repeat(num), point.repeat(1, num), mirrored.flatten(1), hit.repeat(num))
     return over_directions(weight * seen.view_as(mirrored)) / num
 
 
-def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+def render(
+    scenes: Scenes,
+    device: torch.device,
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    materials: Materials = Materials(),  # noqa: B008 it is frozen
+) -> Tensor:
     """Pictures of scenes, in the window of the 320 x 240 frame from the first to before the last row and column.
 
     Returns:
         N H W 3, uint8, sRGB.
     """
     world = World(scenes, device, torch.float32)
-    around = Surroundings(world)
+    around = Surroundings(world, materials)
     height, width = rows[1] - rows[0], cols[1] - cols[0]
     num = len(scenes)
     grid = (
@@ -480,17 +554,26 @@ def render(scenes: Scenes, device: torch.device, rows: tuple[int, int], cols: tu
     origin, direction = world.primary(b, j + cols[0] + 0.5, i + rows[0] + 0.5)
     linear[:, b, i, j] = radiance(world, around, b, origin, direction, None, zeros, 1)
 
+    def divided(b: Tensor, i: Tensor, j: Tensor, side: int) -> Tensor:
+        """3 P parts: radiance of the parts of pixels (P scenes, rows, columns)."""
+        part = torch.arange(side * side, device=device)
+        at = (torch.arange(side, device=device) + 0.5) / side
+        many = b.repeat_interleave(len(part))
+        col, row = (
+            (j[:, None] + cols[0] + at[part % side]).flatten(),
+            (i[:, None] + rows[0] + at[part // side]).flatten(),
+        )
+        origin, direction = world.primary(many, col, row)
+        seen = radiance(world, around, many, origin, direction, None, part.repeat(len(b)), len(part))
+        return seen.view(3, len(b), len(part))
+
     b, i, j = fine.nonzero(as_tuple=True)
-    parts = SUBPIXELS**2
-    part = torch.arange(parts, device=device)
-    at = (torch.arange(SUBPIXELS, device=device) + 0.5) / SUBPIXELS
-    many = b.repeat_interleave(parts)
-    col = (j[:, None] + cols[0] + at[part % SUBPIXELS]).flatten()
-    row = (i[:, None] + rows[0] + at[part // SUBPIXELS]).flatten()
-    origin, direction = world.primary(many, col, row)
-    phase = part.repeat(len(b))
-    values = radiance(world, around, many, origin, direction, None, phase, parts)
-    linear[:, b, i, j] = values.view(3, -1, parts).mean(dim=-1)
+    values = divided(b, i, j, SUBPIXELS)
+    linear[:, b, i, j] = values.mean(dim=-1)
+    level = values.amax(dim=0)
+    glint = (level.amax(dim=1) > 1) & (level.amin(dim=1) < 0.5 * level.amax(dim=1))
+    b, i, j = b[glint], i[glint], j[glint]
+    linear[:, b, i, j] = divided(b, i, j, HIGHLIGHT_SUBPIXELS).mean(dim=-1)
     return (255 * srgb(linear)).round().to(torch.uint8).permute(1, 2, 3, 0)
 
 

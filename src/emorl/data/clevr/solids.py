@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FILLETS = {"sphere": 1.0, "cylinder": 0.075, "cube": 0.19}
-"""Radius of the rounded edges, for half-height 1."""
+FILLETS = {"sphere": 1.0, "cylinder": 0.055, "cube": 0.18}
+"""Radius of the rounded edges, for half-height 1: those with which the masks of a real record agree best."""
 
 _NEWTON_STEPS = 8
 
@@ -118,7 +118,7 @@ def approach(solid: Solid, origin: Tensor, direction: Tensor, low: Tensor, high:
         direction: 3 M, of unit length.
         low: M, where on the line to start looking.
         high: M, where to stop.
-        steps: of the search; the first alone is exact for no shape, seven are for outlines of all.
+        steps: of the search; the first alone is exact for no shape, ten are for outlines of all.
     """
     dx, dy, dz = direction
     ox, oy, oz = origin

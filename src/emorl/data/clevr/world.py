@@ -297,7 +297,7 @@ class World:
         return share.view_as(light.distance)
 
     def hidden_shares(
-        self, scene: Tensor, point: Tensor, light: Light, leaving: Tensor, lit: Tensor, steps: int = 7
+        self, scene: Tensor, point: Tensor, light: Light, leaving: Tensor, lit: Tensor, steps: int = 10
     ) -> list[tuple[int, Tensor, Tensor]]:
         """How much each object hides of sources of light.
 
