@@ -69,7 +69,7 @@ from emorl.data.clevr.solids import FILLETS  # noqa: E402
 from emorl.data.clevr.source import ClevrConfig, sample  # noqa: E402
 
 ROWS, COLS = (29, 221), (64, 256)
-PLAIN = render.Materials(anisotropy=0.0, velvet_index=1.0)  # what the tracer can be told to do
+PLAIN = render.Style(anisotropy=0.0, velvet_index=1.0, spread=0.0)  # what the tracer can be told to do
 """The window of the picture that is compared: what the usual crop keeps."""
 MARGIN = 2
 """Pixels around outlines that are left out."""

@@ -16,6 +16,7 @@ import random
 import resource
 import signal
 import struct
+import sys
 import tempfile
 import traceback
 import warnings
@@ -23,6 +24,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -167,7 +169,7 @@ def peak() -> int:
 # ---- good files ------------------------------------------------------------------------------------------
 
 
-def picture(name: str, mode: str = "RGB", **options: object) -> Callable[[Path], Path]:
+def picture(name: str, mode: str = "RGB", **options: Any) -> Callable[[Path], Path]:
     """Makes a small picture, of which headers and tables are a large part."""
 
     def make(folder: Path) -> Path:
@@ -347,7 +349,7 @@ MASK = np.zeros((2, 35, 35), np.uint8)
 
 def arrays(name: str = "a.npz", **content: np.ndarray) -> Maker:
     def make(folder: Path) -> Path:
-        np.savez(folder / name, allow_pickle=True, **content)  # type: ignore[arg-type]
+        np.savez(folder / name, allow_pickle=True, **content)
         return folder / name
 
     return make
@@ -358,16 +360,16 @@ def pickled(name: str) -> Maker:
     return lambda folder: arrays(name, image=np.array([Marker()], object), mask=MASK)(folder)
 
 
-def members(claims: dict[str, int] | None = None, method: int = zipfile.ZIP_STORED, **content: bytes) -> Maker:
-    """An archive; claims are what its table says of the first member (attributes of ZipInfo)."""
+def members(content: dict[str, bytes], method: int = zipfile.ZIP_STORED, **claims: int) -> Maker:
+    """An archive of members; claims are what its table says of the first one (attributes of ZipInfo)."""
 
     def make() -> bytes:
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", method) as archive:
             for name, member in content.items():
                 archive.writestr(name, member)
-            for name, value in (claims or {}).items():
-                setattr(archive.filelist[0], name, value)
+            for claim, value in claims.items():
+                setattr(archive.filelist[0], claim, value)
         return packed.getvalue()
 
     return file("a.npz", make)
@@ -391,7 +393,6 @@ def deflated(head: bytes, num: int) -> bytes:
 
 
 HUGE = npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({2**20}, 32, 32, 3), }}\n")
-LIES = {"compress_type": zipfile.ZIP_DEFLATED, "file_size": 2000}
 
 
 def hdf5(write: Callable[[h5py.File], object]) -> Maker:
@@ -498,14 +499,14 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     # what a head claims
     "length without end": (file("a.tfrecords", frame(PAYLOAD, 2**63)), "claims 9223372036854775808 bytes"),
     "length beyond the end": (file("a.tfrecords", frame(PAYLOAD, MAX_RECORD_BYTES)), "file ends inside"),
-    "shape without content": (members({}, **{"image.npy": HUGE}), "not as long as its head"),
+    "shape without content": (members({"image.npy": HUGE}), "not as long as its head"),
     "negative shape": (
-        members({}, **{"image.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 1, -1, 3)}\n")}),
+        members({"image.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 1, -1, 3)}\n")}),
         "cannot read",
     ),
-    "a long head": (members({}, **{"image.npy": npy("{}" + " " * 30_000)}), "cannot read"),
-    "a deep head": (members({}, **{"image.npy": npy("-" * 3000 + "1")}), "cannot read"),
-    "content beyond the end": (members({"compress_size": 2**33}, **{"image.npy": GOOD}), "longer than the file"),
+    "a long head": (members({"image.npy": npy("{}" + " " * 30_000)}), "cannot read"),
+    "a deep head": (members({"image.npy": npy("-" * 3000 + "1")}), "cannot read"),
+    "content beyond the end": (members({"image.npy": GOOD}, compress_size=2**33), "longer than the file"),
     "wide png": (file("a.png", wide_png(100_000)), "pixels"),
     "png within the limit": (file("a.png", wide_png(11_000)), "truncated"),
     "wide bmp": (file("a.bmp", bmp(2**20, 2**20)), "pixels"),
@@ -526,11 +527,14 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
         file("a.tfrecords", lambda: gzip.compress(frame(b"", MAX_RECORD_BYTES)[:12] + bytes(2**28), 1)),
         "checksum",
     ),
-    "bomb of an array": (members({"file_size": MAX_BYTES}, **{"image.npy": GOOD}, **{"mask.npy": GOOD}), "MiB"),
-    "bomb that claims less": (members(LIES, **{"image.npy": deflated(HUGE, 1024)}), "cannot read"),
-    "another method": (members(method=zipfile.ZIP_BZIP2, **{"image.npy": GOOD}), "method"),
+    "bomb of an array": (members({"image.npy": GOOD, "mask.npy": GOOD}, file_size=MAX_BYTES), "MiB"),
+    "bomb that claims less": (
+        members({"image.npy": deflated(HUGE, 1024)}, compress_type=zipfile.ZIP_DEFLATED, file_size=20_000),
+        "cannot read",
+    ),
+    "another method": (members({"image.npy": GOOD}, zipfile.ZIP_BZIP2), "method"),
     "bomb of another method": (
-        members({**LIES, "compress_type": zipfile.ZIP_BZIP2}, **{"image.npy": bz2.compress(bytes(2**22))}),
+        members({"image.npy": bz2.compress(bytes(2**22))}, compress_type=zipfile.ZIP_BZIP2, file_size=2000),
         "method",
     ),
     "bomb of a record's array": (
@@ -545,7 +549,7 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "pickled array": (pickled("a.npz"), "pickled"),
     "pickled file": (file("a.npz", lambda: pickle.dumps(Marker())), "cannot read"),
     "pickled member": (
-        lambda folder: members(**{"image.npy": pickle.dumps(Marker())})(folder),
+        lambda folder: members({"image.npy": pickle.dumps(Marker())})(folder),
         "cannot read",
     ),
     "pickled record": (record(lambda p: pickled("0.npz")(p.parent)), "pickled"),
@@ -563,8 +567,8 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "other metadata": (scene("*_000000.json", lambda p: p.write_text("[]")), "no list 'objects'"),
     "another record": (record(lambda p: np.savez(p, x=IMAGE)), "'image' of H W 3"),
     # out of the folder
-    "member outside": (members(**{"../image.npy": GOOD}), "no array 'image'"),
-    "member at the root": (members(**{"/image.npy": GOOD}), "no array 'image'"),
+    "member outside": (members({"../image.npy": GOOD}), "no array 'image'"),
+    "member at the root": (members({"/image.npy": GOOD}), "no array 'image'"),
     "linked scene": (scene("*_000000.png", moved_out), "leads out of"),
     "linked labels": (scene("*_000001_flat.png", moved_out), "leads out of"),
     "linked metadata": (scene("*_000001.json", moved_out), "leads out of"),
@@ -651,7 +655,7 @@ def test_nothing(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_member_outside_beside_good_ones(tmp_path: Path) -> None:
     """It is not looked at, and nothing is unpacked."""
     (tmp_path / "1" / "2").mkdir(parents=True)
-    path = members(**{"image.npy": GOOD, "../../outside.npy": GOOD, "../outside.txt": b"x"})(tmp_path / "1" / "2")
+    path = members({"image.npy": GOOD, "../../outside.npy": GOOD, "../outside.txt": b"x"})(tmp_path / "1" / "2")
     before = everything_below(tmp_path)
     assert attempts(path, [None]) == ["read"]
     assert everything_below(tmp_path) == before
@@ -659,7 +663,7 @@ def test_a_member_outside_beside_good_ones(tmp_path: Path) -> None:
 
 def test_folders_in_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """More than a recursion can follow."""
-    here, depth = Path.cwd(), 1200
+    here, depth = Path.cwd(), sys.getrecursionlimit()
     os.chdir(tmp_path)
     try:
         for _ in range(depth):

@@ -12,8 +12,10 @@ specification, sections 2.1 to 2.3. Which layout a file has is told by what it h
 
 A file is not trusted. Data in other files (links, virtual and external data sets) is not looked at; what a head
 claims is compared with the size of the file before anything is allocated; chunks are unpacked here, where they
-cannot grow beyond their size, and not by the HDF5 library, where they can. What that library does not survive of
-itself, as far as changing every byte of files of all layouts has shown, is refused before it gets there.
+cannot grow beyond their size, and not by the HDF5 library, where they can. Damage that made the library itself
+hang or crash, when bytes all over files of every layout were changed, is refused before it gets there. One thing is
+left: a file of the library's newer format, forged in its dense indices with all checksums made right again, can
+still crash the process that opens it.
 
 Axes: N images, E entities (background first), H rows, W columns, C channels (1 or 3), F columns.
 """

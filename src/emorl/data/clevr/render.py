@@ -57,13 +57,16 @@ _MIRRORS = 2  # reflections of reflections that are followed
 
 
 @dataclass(frozen=True)
-class Materials:
+class Style:
     """What a path tracer without these features needs to be told to leave out."""
 
     anisotropy: float = 0.25
     """Of the broad lobe of metal: its roughness is 0.2 x (1 - a) around the vertical axis, 0.2 / (1 - a) across."""
     velvet_index: float = 1.4
     """Refractive index of the Fresnel term that mixes velvet into rubber; 1 leaves velvet out."""
+    spread: float = 0.045
+    """Share of a pixel's light that goes to each of its four neighbours, so that a pixel is as wide as the original's:
+    a Blackman-Harris window of 3 pixels has the variance 0.173, a square of 1 pixel 0.083."""
 
 
 _MAP_S, _MAP_ACROSS = (-9.5, 18.0), (-14.0, 14.0)  # part of the ground that is mapped
@@ -92,8 +95,8 @@ class Surroundings:
     of itself; and for each object the light it sends in six directions.
     """
 
-    def __init__(self, world: World, materials: Materials = Materials()) -> None:  # noqa: B008 it is frozen
-        self.world, self.materials = world, materials
+    def __init__(self, world: World, style: Style = Style()) -> None:  # noqa: B008 it is frozen
+        self.world, self.style = world, style
         self.direct = self._map(0.3, self._lamps)
         self.gathered = torch.zeros_like(self.direct[:, :, :2, :2])
         self.objects = self._sides()
@@ -105,7 +108,7 @@ class Surroundings:
     @property
     def blur(self) -> tuple[float, float]:
         """Roughness of metal's broad lobe around the vertical axis, and across."""
-        share = 1 - self.materials.anisotropy
+        share = 1 - self.style.anisotropy
         return BLUR_ALPHA * share, BLUR_ALPHA / share
 
     def _sides(self) -> Tensor:
@@ -423,7 +426,7 @@ def radiance(
         views = pick(light.direction, rows), -pick(direction, rows)[:, None], n[:, None]
         coat = fresnel(pick(cos, rows), COAT_INDEX)
         shine = over_directions(pick(arriving, rows) * beckmann(*views, COAT_ALPHA))
-        nap = fresnel(pick(cos, rows), around.materials.velvet_index)
+        nap = fresnel(pick(cos, rows), around.style.velvet_index)
         sheen = over_directions(pick(arriving, rows) * velvet(*views))
         above = soft_radiance(world, around, of, p, pick(mirrored, rows), h)
         matte = (1 - nap) / pi * (diffuse[:, rows] + indirect) + nap * sheen
@@ -518,7 +521,7 @@ def render(
     device: torch.device,
     rows: tuple[int, int],
     cols: tuple[int, int],
-    materials: Materials = Materials(),  # noqa: B008 it is frozen
+    style: Style = Style(),  # noqa: B008 it is frozen
 ) -> Tensor:
     """Pictures of scenes, in the window of the 320 x 240 frame from the first to before the last row and column.
 
@@ -526,9 +529,18 @@ def render(
         N H W 3, uint8, sRGB.
     """
     world = World(scenes, device, torch.float32)
-    around = Surroundings(world, materials)
+    around = Surroundings(world, style)
+    linear = _expose(world, around, (rows[0] - 1, rows[1] + 1), (cols[0] - 1, cols[1] + 1))
+    for axis in (2, 3):
+        before, pixel, after = (linear.narrow(axis, k, linear.shape[axis] - 2) for k in (0, 1, 2))
+        linear = pixel + style.spread * (before - 2 * pixel + after)
+    return (255 * srgb(linear)).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def _expose(world: World, around: Surroundings, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """3 N H W: mean radiance over the square of each pixel of a window."""
+    device, num = world.device, world.num_scenes
     height, width = rows[1] - rows[0], cols[1] - cols[0]
-    num = len(scenes)
     grid = (
         torch.arange(num, device=device),
         torch.arange(height + 2, device=device),
@@ -574,7 +586,7 @@ def render(
     glint = (level.amax(dim=1) > 1) & (level.amin(dim=1) < 0.5 * level.amax(dim=1))
     b, i, j = b[glint], i[glint], j[glint]
     linear[:, b, i, j] = divided(b, i, j, HIGHLIGHT_SUBPIXELS).mean(dim=-1)
-    return (255 * srgb(linear)).round().to(torch.uint8).permute(1, 2, 3, 0)
+    return linear
 
 
 def srgb(linear: Tensor) -> Tensor:
