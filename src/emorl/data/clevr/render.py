@@ -64,9 +64,9 @@ class Style:
     """Of the broad lobe of metal: its roughness is 0.2 x (1 - a) around the vertical axis, 0.2 / (1 - a) across."""
     velvet_index: float = 1.4
     """Refractive index of the Fresnel term that mixes velvet into rubber; 1 leaves velvet out."""
-    spread: float = 0.045
-    """Share of a pixel's light that goes to each of its four neighbours, so that a pixel is as wide as the original's:
-    a Blackman-Harris window of 3 pixels has the variance 0.173, a square of 1 pixel 0.083."""
+    spread: float = 0.03
+    """Share of a pixel's light that goes to each of its four neighbours: the original's pixel filter is wider than a
+    square. With 0.03 the outlines of a real record agree best (squared difference 15.8; 18.7 at 0, 16.0 at 0.045)."""
 
 
 _MAP_S, _MAP_ACROSS = (-9.5, 18.0), (-14.0, 14.0)  # part of the ground that is mapped
