@@ -248,6 +248,14 @@ def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
             yield value
 
 
+def _join(message: memoryview) -> bytearray:
+    """The fields of number 1, one behind the other. A list of them could take a hundred times as much memory."""
+    content = bytearray()
+    for part in _parts(message, 1):
+        content += part
+    return content
+
+
 def _parse_bytes(message: memoryview) -> np.ndarray:
     """A BytesList: all its entries joined."""
     if len(message) % 3 == 0:
@@ -255,12 +263,12 @@ def _parse_bytes(message: memoryview) -> np.ndarray:
         entries = np.frombuffer(message, np.uint8).reshape(-1, 3)
         if (entries[:, 0] == 0x0A).all() and (entries[:, 1] == 1).all():
             return entries[:, 2]
-    return np.frombuffer(b"".join(_parts(message, 1)), np.uint8)
+    return np.frombuffer(_join(message), np.uint8)
 
 
 def _parse_floats(message: memoryview) -> np.ndarray:
     """A FloatList, packed or not."""
-    content = b"".join(_parts(message, 1))
+    content = _join(message)
     if len(content) % 4:
         raise _DamageError("a list of its numbers is cut short")
     return np.frombuffer(content, "<f4")
@@ -268,16 +276,16 @@ def _parse_floats(message: memoryview) -> np.ndarray:
 
 def _parse_integers(message: memoryview) -> np.ndarray:
     """An Int64List, packed or not."""
-    values: list[int] = []
+    values = array("Q")
     for number, value in _fields(message):
         if number == 1 and isinstance(value, int):
-            values.append(value)
+            values.append(value % 2**64)
         elif number == 1 and not isinstance(value, int):
             at = 0
             while at < len(value):
                 one, at = _read_varint(value, at)
-                values.append(one)
-    return np.array([value % 2**64 for value in values], np.uint64).astype(np.int64)
+                values.append(one % 2**64)
+    return np.array(values, np.uint64).astype(np.int64)
 
 
 _PARSERS = {1: _parse_bytes, 2: _parse_floats, 3: _parse_integers}
