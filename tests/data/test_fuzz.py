@@ -332,7 +332,7 @@ def test_cut_ends(name: str, small_pictures: None, tmp_path: Path) -> None:
 
 
 Maker = Callable[[Path], Path]
-"""Makes something in a folder that only `tests` writes to; gives what is to be opened."""
+"""Makes something in an empty folder and gives what is to be opened."""
 
 
 class Marker:
@@ -358,7 +358,7 @@ MASK = np.zeros((2, 35, 35), np.uint8)
 
 def arrays(name: str = "a.npz", **content: np.ndarray) -> Maker:
     def make(folder: Path) -> Path:
-        np.savez(folder / name, allow_pickle=True, **content)
+        np.savez(folder / name, **content)  # type: ignore[arg-type]
         return folder / name
 
     return make

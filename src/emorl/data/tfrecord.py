@@ -20,7 +20,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -65,10 +65,17 @@ class Variant:
     """Masks are stored H W E 1 instead of E H W 1."""
     num_background: int = 1
     """The first entities that are background."""
+    extra_factors: dict[str, Kind] = field(default_factory=dict)
+    """Factors that the published records lack and ours may have: readers that do not know them pass them over."""
     has_visibility: bool = True
     """Otherwise an entity is visible where its mask is not empty."""
     has_split: bool = False
     """The first 60,000 records are for training and the next 320 for testing, as the field does."""
+
+    def having(self, names: Collection[str]) -> Variant:
+        """This, with those of its extra factors that are among `names`."""
+        extra = {name: kind for name, kind in self.extra_factors.items() if name in names}
+        return replace(self, factors=self.factors | extra) if extra else self
 
     @property
     def features(self) -> dict[str, Kind]:
@@ -114,7 +121,7 @@ VARIANTS = (
     Variant("objects_room_test_empty_room", (64, 64, 3), 4, num_background=4, has_visibility=False),
     # six_objects and identical_color
     Variant("objects_room_test", (64, 64, 3), 10, num_background=4, has_visibility=False),
-    Variant("clevr_with_masks", (240, 320, 3), 11, _SOLID),
+    Variant("clevr_with_masks", (240, 320, 3), 11, _SOLID, extra_factors={"yaw": _NUMBER}),
 )
 """The published data sets; no two have the same byte counts of image and mask."""
 
@@ -366,7 +373,7 @@ def _find_variant(features: dict[str, np.ndarray]) -> Variant:
     counts = {name: features[name].nbytes for name in ("image", "mask") if name in features}
     for variant in VARIANTS:
         if counts == {name: variant.num_bytes(name) for name in ("image", "mask")}:
-            return variant
+            return variant.having(features)
     found = " and ".join(f"{name} of {count} bytes" for name, count in counts.items()) or "neither image nor mask"
     known = ", ".join(f"{v.name} {v.num_bytes('image')} + {v.num_bytes('mask')}" for v in VARIANTS)
     raise _DamageError(f"it holds {found}, none of the known data sets ({known})")
@@ -408,7 +415,7 @@ def _find_layout(batch: Batch, num_background: int) -> Variant:
     size, entities = batch.image.shape[1:3], batch.visibility.shape[1]
     shapes = {name: values.shape[2:] for name, values in batch.factors.items()}
     wanted = size, entities, num_background, shapes
-    for variant in VARIANTS:
+    for variant in (published.having(shapes) for published in VARIANTS):
         tails = {name: tail for name, (_, tail) in variant.factors.items()}
         if (variant.image[:2], variant.num_entities, variant.num_background, tails) == wanted:
             return variant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from emorl.data.base import iterate
 from emorl.data.clevr.scene import MAX_OBJECTS, project
 from emorl.data.clevr.source import VERSION, Clevr, ClevrConfig, sample
+from emorl.data.convert import convert
 from emorl.data.sources import DATASETS, open_source
 from emorl.data.tfrecord import VARIANTS
 from emorl.errors import InputError
@@ -48,9 +50,24 @@ def test_a_picture_with_all_that_is_known_of_it(some: Batch) -> None:
 def test_factors_look_like_the_published_ones(some: Batch) -> None:
     (variant,) = (variant for variant in VARIANTS if variant.name == "clevr_with_masks")
     assert variant.image == Clevr().size + (3,) and variant.num_entities == 1 + MAX_OBJECTS
-    assert some.factors.keys() == {*variant.factors, "yaw"}
-    for name, (kind, tail) in (variant.factors | {"yaw": (np.float32, ())}).items():
+    assert some.factors.keys() == {*variant.factors, *variant.extra_factors}
+    for name, (kind, tail) in (variant.factors | variant.extra_factors).items():
         assert some.factors[name].dtype == kind and some.factors[name].shape == (6, 11, *tail), name
+
+
+@pytest.mark.parametrize("name", ["scenes.tfrecords", "scenes.h5"])
+def test_scenes_pass_through_the_published_layouts(some: Batch, tmp_path: Path, name: str) -> None:
+    source = Clevr()
+    convert(source, tmp_path / name, start=1, stop=3)
+    kept = open_source(tmp_path / name).read(np.arange(2))
+    made = source.read(np.array([1, 2]))
+    np.testing.assert_array_equal(kept.image, made.image)
+    np.testing.assert_array_equal(kept.mask, made.mask)
+    np.testing.assert_array_equal(kept.visibility, made.visibility)
+    assert kept.factors.keys() == made.factors.keys()
+    for factor, values in made.factors.items():
+        assert kept.factors[factor].dtype == values.dtype
+        np.testing.assert_array_equal(kept.factors[factor], values)
 
 
 def test_rows_of_the_background_and_of_empty_places_are_zero(some: Batch) -> None:
