@@ -25,8 +25,7 @@ background is what has little colour, and the same rule is used for all.
 
 `trial` shuffles the five real crops among five generated ones with as many objects: `trial_S/pictures/0.png` to
 `9.png`, and the answers in `trial_S/key/key.json`. All are cropped alike and written alike. None goes through
-JPEG: the real ones show no grid of blocks. They do have a grain of 0.6 to 0.9 levels that the renderer lacks;
-`--grain` adds white grain of so many levels, equal in the three channels, to the generated ones.
+JPEG: the real ones show no grid of blocks.
 """
 
 from __future__ import annotations
@@ -408,15 +407,14 @@ def pad_codes(codes: tuple[int, ...]) -> np.ndarray:
 # ---- trial ----------------------------------------------------------------------------------------------------
 
 
-def trial(data: Path, out: Path, seed: int, grain: float) -> None:
+def trial(data: Path, out: Path, seed: int) -> None:
     """Ten crops in a random order, five of them real."""
     random = np.random.default_rng(seed)
     entries = [(name, crop(image)) for name, image in real_pictures(data).items()]
     for number, num_objects in enumerate(NUM_OBJECTS):
         source = Clevr(1000 + seed, 1 + number, ClevrConfig((num_objects, num_objects)))
         image = np.asarray(source.read_window(np.array([number]), ROWS, COLS).image[0])
-        noise = grain * random.standard_normal((*image.shape[:2], 1))
-        entries.append((f"generated, {num_objects} objects", (image + noise).round().clip(0, 255).astype(np.uint8)))
+        entries.append((f"generated, {num_objects} objects", image))
     folder = out / f"trial_{seed}"
     pictures, key = folder / "pictures", folder / "key"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -454,7 +452,6 @@ def main() -> None:
     for name, text in (("sheet", "generated beside real crops"), ("trial", "ten shuffled crops, five of them real")):
         part = parts.add_parser(name, parents=[common], help=text)
         part.add_argument("--seed", type=int, default=0, help="of the generated scenes")
-    part.add_argument("--grain", type=float, default=0.0, help="levels of white grain on the generated crops")
     chosen = parser.parse_args()
     names = ["clevr_real_record0.npz", *(f"clevr_sample_{number}.png" for number in range(1, 5))]
     missing = [name for name in names if not (chosen.data / name).is_file()]
@@ -466,7 +463,7 @@ def main() -> None:
     elif chosen.part == "sheet":
         sheet(chosen.data, chosen.out, chosen.seed)
     else:
-        trial(chosen.data, chosen.out, chosen.seed, chosen.grain)
+        trial(chosen.data, chosen.out, chosen.seed)
 
 
 if __name__ == "__main__":

@@ -237,3 +237,18 @@ def test_more_pixels_than_objects_have(pixels: int) -> None:
 def test_a_seed_out_of_range() -> None:
     with pytest.raises(InputError, match="seed"):
         Clevr(seed=-1).read(np.array([0]))
+
+
+def test_grain_is_small_grey_and_belongs_to_the_pixel() -> None:
+    index, window = np.array([3, 5]), ((0, 40), (10, 90))  # above all objects
+    with_grain = Clevr().read_window(index, *window).image.astype(int)
+    without = Clevr(config=ClevrConfig(grain=0)).read_window(index, *window).image.astype(int)
+    difference = with_grain - without
+    assert abs(difference).max() <= 3 and abs(difference.mean()) < 0.02
+    assert difference.std() == pytest.approx((0.7**2 + 1 / 12) ** 0.5, abs=0.08)  # and what rounding adds
+    assert np.corrcoef(difference[..., 0].ravel(), difference[..., 2].ravel())[0, 1] > 0.5
+    assert abs(np.corrcoef(difference[0].ravel(), difference[1].ravel())[0, 1]) < 0.05
+    part = Clevr().read_window(index[::-1], (10, 30), (20, 50)).image
+    np.testing.assert_array_equal(part[::-1], with_grain[:, 10:30, 10:40])
+    with pytest.raises(InputError, match="grain"):
+        Clevr(config=ClevrConfig(grain=-1))

@@ -522,8 +522,11 @@ def render(
     rows: tuple[int, int],
     cols: tuple[int, int],
     style: Style = Style(),  # noqa: B008 it is frozen
+    grain: Tensor | None = None,
 ) -> Tensor:
     """Pictures of scenes, in the window of the 320 x 240 frame from the first to before the last row and column.
+
+    `grain` (N H W, levels) is added to all channels before rounding.
 
     Returns:
         N H W 3, uint8, sRGB.
@@ -534,7 +537,10 @@ def render(
     for axis in (2, 3):
         before, pixel, after = (linear.narrow(axis, k, linear.shape[axis] - 2) for k in (0, 1, 2))
         linear = pixel + style.spread * (before - 2 * pixel + after)
-    return (255 * srgb(linear)).round().to(torch.uint8).permute(1, 2, 3, 0)
+    levels = 255 * srgb(linear)
+    if grain is not None:
+        levels = (levels + grain).clamp(0, 255)
+    return levels.round().to(torch.uint8).permute(1, 2, 3, 0)
 
 
 def _expose(world: World, around: Surroundings, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
