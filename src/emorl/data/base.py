@@ -96,6 +96,13 @@ class Subset:
         return f"{self.source.fingerprint()} images {self.start}-{self.stop - 1}"
 
 
+def innermost(source: Any) -> Any:
+    """The source that a part or a view of one is of; a source that is neither is returned as it is."""
+    while (inner := getattr(source, "source", None)) is not None:
+        source = inner
+    return source
+
+
 def as_positions(indices: np.ndarray, name: str) -> np.ndarray:
     """Positions (B, any integer type) as B int64, or InputError if they are no positions in any source."""
     index = np.asarray(indices)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Protocol
 import filelock
 import numpy as np
 
-from emorl.data.base import Source, Subset, iterate
+from emorl.data.base import Source, Subset, innermost, iterate
 from emorl.data.hdf5 import Hdf5, Packing
 from emorl.data.npz import write_npz
 from emorl.data.protocols import count_up_to
@@ -122,17 +122,10 @@ def _holding(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _innermost(source: Source) -> Source:
-    """The source that a part or a view of one is of."""
-    while (inner := getattr(source, "source", None)) is not None:
-        source = inner
-    return source
-
-
 @contextmanager
 def _keeping_nothing(source: Source) -> Iterator[None]:
     """Scenes are read once: a gzip file need not keep what has passed."""
-    inner = _innermost(source)
+    inner = innermost(source)
     if not isinstance(inner, TFRecords):
         yield
         return
@@ -232,7 +225,7 @@ def _write_parts(
     source: Source, out: Path, start: int, stop: int, group: str, overwrite: bool, progress: Progress | None
 ) -> None:
     """Everything of `convert` but the checks of its arguments and .npz files."""
-    total, inner, first = stop - start, _innermost(source), source.read(np.array([start]))
+    total, inner, first = stop - start, innermost(source), source.read(np.array([start]))
     num_background = inner.num_background if isinstance(inner, TFRecords | Hdf5) else 1
     form: _Form
     if out.suffix.lower() in (".h5", ".hdf5"):
@@ -300,7 +293,7 @@ def _count_entities(source: Source, first: Batch) -> int | None:
     """E where there are masks, but nothing with an axis of entities: as the source says, or by all labels."""
     if first.mask is None or first.visibility is not None or first.factors:
         return None
-    inner = _innermost(source)
+    inner = innermost(source)
     if isinstance(inner, Hdf5) and inner.num_entities is not None:
         return inner.num_entities
     return 1 + max(int(batch.mask.max()) for batch in iterate(source) if batch.mask is not None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emorl.data.base import Source, Subset, iterate
+from emorl.data.base import Source, Subset, innermost, iterate
 from emorl.data.progress import bar
 from emorl.errors import InputError
 
@@ -63,6 +63,4 @@ class Images:
 
 def made_on_demand(source: object) -> bool:
     """Does an image of the source, whatever part or view of it this is, take long to make?"""
-    while hasattr(source, "source"):
-        source = source.source
-    return bool(getattr(source, "slow", False))
+    return bool(getattr(innermost(source), "slow", False))

@@ -69,8 +69,6 @@ class Variant:
     """Factors that the published records lack and ours may have: readers that do not know them pass them over."""
     has_visibility: bool = True
     """Otherwise an entity is visible where its mask is not empty."""
-    has_split: bool = False
-    """The first 60,000 records are for training and the next 320 for testing, as the field does."""
 
     def having(self, names: Collection[str]) -> Variant:
         """This, with those of its extra factors that are among `names`."""
@@ -106,17 +104,16 @@ _SOLID: dict[str, Kind] = (
 )
 
 VARIANTS = (
-    Variant("tetrominoes", (35, 35, 3), 4, _PIECE, has_split=True),
+    Variant("tetrominoes", (35, 35, 3), 4, _PIECE),
     Variant(
         "multi_dsprites_binarized",
         (64, 64, 1),
         4,
         _SPRITE | {"color": (np.float32, (1,))},
         masks_last=True,
-        has_split=True,
     ),
-    Variant("multi_dsprites_colored_on_grayscale", (64, 64, 3), 6, _SPRITE, masks_last=True, has_split=True),
-    Variant("multi_dsprites_colored_on_colored", (64, 64, 3), 5, _SPRITE, masks_last=True, has_split=True),
+    Variant("multi_dsprites_colored_on_grayscale", (64, 64, 3), 6, _SPRITE, masks_last=True),
+    Variant("multi_dsprites_colored_on_colored", (64, 64, 3), 5, _SPRITE, masks_last=True),
     Variant("objects_room_train", (64, 64, 3), 7, num_background=4, has_visibility=False),
     Variant("objects_room_test_empty_room", (64, 64, 3), 4, num_background=4, has_visibility=False),
     # six_objects and identical_color

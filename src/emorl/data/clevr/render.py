@@ -1,8 +1,8 @@
 """Pictures of CLEVR's scenes: light from four lamps over a grey cove, on rubber and metal.
 
-No sample is random and nothing is noisy: soft shadows are areas of lamps (`World.visible_share`), highlights
-are closed forms, and what arrives by way of other surfaces is gathered over fixed directions. The parts of a
-pixel's radiance, data set specification, section 3.3:
+No sample is random, so nothing is noisy but the grain that a caller adds: soft shadows are areas of lamps
+(`World.visible_share`), highlights are closed forms, and what arrives by way of other surfaces is gathered over fixed
+directions. The parts of a pixel's radiance, data set specification, section 3.3:
 
     rubber, ground   albedo / pi x (lamps + gathered light)         Lambert
     rubber           mixed with velvet towards grazing views        sigma 0.6 under a Fresnel term of 1.4
@@ -561,7 +561,7 @@ def _expose(world: World, around: Surroundings, rows: tuple[int, int], cols: tup
     place = inner.clamp(0, MAX_OBJECTS - 1)
     on_object = (inner != GROUND) & (inner != NOTHING)
     metal = on_object & world.metal.view(num, MAX_OBJECTS)[torch.arange(num, device=device)[:, None, None], place]
-    fine = metal | torch.zeros_like(metal)
+    fine = metal.clone()
     for dr in (0, 1, 2):
         for dc in (0, 1, 2):
             fine |= hit[:, dr : dr + height, dc : dc + width] != inner
