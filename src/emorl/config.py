@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import dacite
 
 from emorl.data.protocols import ProtocolName
+from emorl.data.sources import Fit
 from emorl.errors import InputError
 from emorl.models import MODELS, ModelConfig, model_name
 
@@ -28,6 +29,8 @@ class TrainConfig:
     """Training images: the first ones of that split (section 4 of the paper)."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are cropped and resized to; None keeps the source's own."""
+    fit: Fit = "crop"
+    """How: crop takes the protocol's window, of pictures the largest centred one; or the name of a window."""
     protocol: ProtocolName | None = None
     """Whose split, crop and resizing (see docs/data.md); None takes the default of the data."""
     subset: str | None = None
@@ -42,15 +45,19 @@ class TrainConfig:
     """Of Adam, at the end of the warm-up."""
     warmup_steps: int = 10_000
     """The rate grows linearly from 0 over these."""
-    decay: Literal["half-life", "cosine"] = "half-life"
-    """After the warm-up: halved every `half_life_steps`, continuously, or a half cosine to 2 % at the last step."""
+    decay: Literal["half-life", "half-life-from-start", "cosine", "none"] = "half-life"
+    """Halved every `half_life_steps`, continuously, after the warm-up or from the first step on; a half cosine from
+    the warm-up to 2 % at the last step; or none."""
     half_life_steps: int = 100_000
-    """For the half-life decay."""
+    """For the half-life decays."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam's averages of the gradient and of its square. RMSProp is Adam with (0, alpha), but for the bias
+    correction of the first steps."""
     kl_warmup_steps: int = 0
     """The KL's weight grows linearly from 0 over these: deterministic warm-up (Sonderby et al. 2016), for
     presets without GECO."""
-    clip_norm: float = 5.0
-    """Bound on the global norm of the gradient of the mean loss."""
+    clip_norm: float | None = 5.0
+    """Bound on the global norm of the gradient of the mean loss; None for no bound."""
     curriculum: tuple[tuple[int, int], ...] = ((0, 3),)
     """(from step, refinement steps I), in order (section 4.1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -83,12 +90,16 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas must be at least 0 and below 1, got {self.betas}")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
         if not 0 <= self.model.kl_weight < math.inf:
             raise InputError(f"kl_weight must be a number of at least 0, got {self.model.kl_weight}")
+        if self.image_size is not None and self.model.image_size not in (None, self.image_size):
+            raise InputError(f"image_size is {self.image_size}, and that of the model {self.model.image_size}")
         starts = [start for start, _ in self.curriculum]
         growing = starts[:1] == [0] and starts == sorted(set(starts))
         if not growing or min(count for _, count in self.curriculum) < 0:

@@ -32,8 +32,8 @@ def decompose(
 
     Per image NAME_masks.png, NAME_reconstruction.png, NAME_slotK_mask.png and NAME_slotK.png, NAME being the
     source's name (with a number where several are called the same) and the image's position. Per source
-    NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D, posterior means), their `std` and the positions
-    `index`. Memory does not grow with the number of images, beyond the codes.
+    NAME_sheet_N.png and NAME_slots.npz: codes `slots` (N K D, posterior means), their `std` where there is a posterior
+    and the positions `index`. Memory does not grow with the number of images, beyond the codes.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not an empty folder: name a new one, so that no older result is mixed in")
@@ -51,14 +51,12 @@ def decompose(
             save_figure(figure, sheets[-1])
             del figure
             gc.collect()  # the parts of figures point at each other: some hundred MiB would wait for the collector
-            posterior = found.steps[-1].posterior
-            codes.append(
-                {
-                    "slots": posterior.mean.cpu().numpy(),
-                    "std": posterior.std.cpu().numpy(),
-                    "index": scenes.index,
-                }
-            )
+            if found.steps:
+                posterior = found.steps[-1].posterior
+                part = {"slots": posterior.mean.cpu().numpy(), "std": posterior.std.cpu().numpy()}
+            else:
+                part = {"slots": found.slots.cpu().numpy()}
+            codes.append(part | {"index": scenes.index})
             progress(len(scenes))
         joined = {name: np.concatenate([part[name] for part in codes]) for name in codes[0]}
         with write_whole(folder / f"{stem}_slots.npz", overwrite=True) as file:

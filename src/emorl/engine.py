@@ -120,7 +120,7 @@ class Engine:
         *,
         seed: int,
         batch_size: int,
-        clip_norm: float,
+        clip_norm: float | None,
         skipped: tuple[int, int] = (0, 0),
         group: Group = ALONE,
         cuda_graph: bool = True,
@@ -240,7 +240,8 @@ class Engine:
         used = [] if state.geco is None else [state.geco.zeta.view(1), state.geco.ema.view(1)]
         self.counts.copy_((self.counts + self.bad) * torch.stack([torch.ones_like(self.bad), self.bad]))
         torch.cat([tail, norm.view(1), self.counts, *used], out=self.outputs)
-        self.grads.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        if self.clip_norm is not None:
+            self.grads.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
 
         if state.geco is not None:

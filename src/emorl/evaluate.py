@@ -42,6 +42,9 @@ def score(model: Model, scenes: Batch, options: InferOptions, seed: int) -> tupl
     if scenes.mask is not None:
         labels = found.masks[:, :, 0].argmax(dim=1).cpu().numpy()  # B H W
         scores["foreground_ari"] = foreground_ari(scenes.mask, labels)
+        if found.decoder_masks is not None:
+            decoded = found.decoder_masks[:, :, 0].argmax(dim=1).cpu().numpy()
+            scores["foreground_ari_decoder"] = foreground_ari(scenes.mask, decoded)
         scores["ari"] = ari(scenes.mask, labels)
         scores["miou"] = matched_iou(scenes.mask, labels)
     if found.steps:
@@ -59,7 +62,7 @@ def score_source(
         yield score(model, scenes, options, seed)[0]
 
 
-MAY_BE_MISSING = {"foreground_ari", "miou"}
+MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou"}
 """Scores that images without objects do not have."""
 
 
@@ -103,7 +106,8 @@ def evaluate(
 
 DEFINITIONS = {
     "foreground_ari": "adjusted Rand index of the true objects' pixels, argmax of masks, model resolution",
-    "ari": "the same with the background as one more object",
+    "foreground_ari_decoder": "the same of the decoder's masks, where the model's are those of attention",
+    "ari": "foreground_ari with the background as one more object",
     "miou": "mean IoU of true objects under the best one-to-one matching with slots, argmax of masks",
     "mse": "mean squared error over pixels and channels, values in [0, 1]",
     "nll": "nats per image, without 0.5 log(2 pi) per element",

@@ -1,11 +1,16 @@
-"""GECO (Rezende & Viola 2018) as a pure transition; App. F.2 of the EfficientMORL paper.
+"""GECO (Rezende & Viola 2018) as a pure transition.
 
-The KL is minimised subject to NLL <= target. With c = target - NLL, its moving average e and the multiplier
-softplus(zeta), the loss is KL - softplus(zeta) (c + stopgrad(e - c)): its value uses e, its gradient goes through c.
+The KL is minimised subject to NLL <= target; c = target - NLL, and e is the moving average of its batch mean.
+
+In EfficientMORL (App. F.2 of its paper) the multiplier softplus(zeta) is on the constraint: the loss is
+KL - softplus(zeta) (c + stopgrad(e - c)). Its value uses e, its gradient goes through c.
+
+In the GENESIS family (Engelcke et al. 2020) the multiplier exp(zeta) is on the KL: the loss is NLL + exp(zeta) KL.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
@@ -32,10 +37,28 @@ class GecoConfig:
 
 
 @dataclass(frozen=True)
+class KLGecoConfig:
+    """The constraint of the GENESIS family: the multiplier exp(zeta) is on the KL."""
+
+    target_per_element: float = 0.5655
+    """Target of the NLL divided by 3HW, nats, with the constant 0.5 log(2 pi) per element: that of the released code
+    for a standard deviation of 0.7."""
+    decay: float = 0.99
+    """Of the moving average of the constraint."""
+    rate: float = 1e-5
+    """Of zeta per nat, for images of 64x64; for others multiplied by 64^2 / HW."""
+    acceleration: float = 10.0
+    """Multiplies the rate while the constraint is met."""
+    zeta_limits: tuple[float, float] = (math.log(1e-5), math.log(1e3))
+    """exp(zeta) stays in [1e-5, 1e3], as in object-centric-library; the released code lets it go to 1e-10 and 1e10."""
+
+
+@dataclass(frozen=True)
 class GecoState:
     """What GECO carries from step to step, all scalars."""
 
     zeta: Tensor
+    """The multiplier is softplus(zeta), in the GENESIS family exp(zeta)."""
     ema: Tensor
     """Moving average e of the constraint, nats."""
 
@@ -65,3 +88,14 @@ def update(state: GecoState, constraint: Tensor, config: GecoConfig, step: int) 
     ema = config.decay * state.ema + (1 - config.decay) * constraint
     rate = config.rate * (1 + (config.acceleration - 1) * (ema > 0).to(ema))
     return GecoState(ema=ema, zeta=(state.zeta - rate * ema).clamp(min=ZETA_MIN))
+
+
+def update_kl(state: GecoState, constraint: Tensor, config: KLGecoConfig, step: int, num_pixels: int) -> GecoState:
+    """The GENESIS family's state after training step `step` (from 0), given the batch mean of c.
+
+    The first step sets the average; every step then moves zeta by it: down, for a better reconstruction, while the
+    constraint is not met.
+    """
+    ema = constraint if step == 0 else config.decay * state.ema + (1 - config.decay) * constraint
+    rate = config.rate * 64**2 / num_pixels * (1 + (config.acceleration - 1) * (ema > 0).to(ema))
+    return GecoState(ema=ema, zeta=(state.zeta + rate * ema).clamp(*config.zeta_limits))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from emorl.nn.convs import ConvStack
+from emorl.nn.convs import Conv2d, ConvStack, ConvTranspose2d
 
 Precision = Literal["float32", "bfloat16"]
 """Of the convolutions."""
@@ -42,6 +42,7 @@ def place(model: nn.Module, device: torch.device, precision: Precision) -> None:
     """Move a model to a device, ready to compute there as fast as the precision allows."""
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
-        if isinstance(module, ConvStack):
+        if isinstance(module, ConvStack | Conv2d | ConvTranspose2d):
             module.compute_dtype = {"float32": None, "bfloat16": torch.bfloat16}[precision]
+        if isinstance(module, ConvStack):
             module.chunk_bytes = CHUNK_BYTES.get(device.type)

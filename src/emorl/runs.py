@@ -119,7 +119,7 @@ def _is_sound(about: dict[str, Any]) -> bool:
     """Whether what weights say of their data has the types that it should have."""
     size = about.get("image_size")
     sized = size is None or (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size))
-    named = all(isinstance(about.get(name), str | None) for name in ("protocol", "subset"))
+    named = all(isinstance(about.get(name), str | None) for name in ("protocol", "subset", "fit"))
     return sized and named and isinstance(about.get("data"), str)
 
 

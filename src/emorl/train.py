@@ -64,14 +64,19 @@ class Outcome:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step: linear warm-up from 0, then the decay, counted from its end."""
+    """The rate of a step: linear warm-up from 0, and the decay."""
+    rate = config.learning_rate
+    if config.decay == "half-life-from-start":
+        rate *= math.exp2(-step / config.half_life_steps)
     if step < config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
+        return rate * step / config.warmup_steps
     since = step - config.warmup_steps
     if config.decay == "half-life":
-        return config.learning_rate * math.exp2(-since / config.half_life_steps)
+        return rate * math.exp2(-since / config.half_life_steps)
+    if config.decay != "cosine":
+        return rate
     fraction = since / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
+    return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
 
 
 class ImageOrder:
@@ -199,6 +204,7 @@ class Run:
             "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
             "data_split": config.data_split,
             "image_size": list(self.images.tensor.shape[2:]),
+            "fit": config.fit,
             "protocol": config.protocol,
             "subset": config.subset,
             "seed": config.seed,
@@ -319,6 +325,7 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
     optimizer = torch.optim.Adam(
         model.parameters(),
         lr=torch.tensor(config.learning_rate),
+        betas=config.betas,
         fused=True,
         capturable=device.type == "cuda",
     )
@@ -391,6 +398,7 @@ def open_data(config: TrainConfig, split: Split, device: torch.device | str = "c
         config.data,
         split=split,
         size=config.image_size,
+        fit=config.fit,
         protocol=config.protocol,
         subset=config.subset,
         device=device,
@@ -463,7 +471,10 @@ class RunLog:
     def validation(self, step: int, model: Model, scenes: Batch, config: TrainConfig) -> list[str]:
         """Scores and a sheet of scenes, which do not influence the run; returns signs of collapse."""
         before = time.perf_counter()
+        assert isinstance(model, nn.Module)
+        model.eval()
         scores, inference = score(model, scenes, InferOptions(), seed=0)
+        model.train()
         means = {name: summarise(values)["mean"] for name, values in scores.items()}
         row: dict[str, Any] = {"step": step, "validation": means, "held_out": config.data_split == "train"}
         warnings = []

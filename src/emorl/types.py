@@ -91,11 +91,15 @@ class Inference:
     reconstruction: Tensor
     """B 3 H W in [0, 1]."""
     slots: Tensor
-    """B K D, the codes that were decoded: a posterior sample, or its mean where the caller asked for that."""
+    """B K D, the codes that were decoded: a posterior sample, or its mean where the caller asked for that; plain codes
+    where there is no posterior."""
     layers: tuple[Layer, ...] = ()
     """One entry per stochastic layer, bottom first."""
     steps: tuple[Step, ...] = ()
-    """Entries 0..I, the last one being the result."""
+    """Entries 0..I, the last one being the result. One entry for a model that does not refine, none where there is no
+    posterior."""
+    decoder_masks: Tensor | None = None
+    """B K 1 H W, sum to 1 over K: those of the decoder, where `masks` are those of an attention network and differ."""
 
 
 @dataclass(frozen=True)

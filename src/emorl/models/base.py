@@ -9,11 +9,11 @@ training is in `TrainState`, which goes in and comes out as a value; a model hol
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorl.errors import InputError
 from emorl.geco import GecoState
@@ -28,7 +28,7 @@ class TrainState:
     step: int = 0
     """Training steps taken."""
     refinement_steps: int = 0
-    """I in force, set by the curriculum."""
+    """I in force, set by the curriculum; 0 for models that do not refine."""
     kl_weight: float | Tensor = 1.0
     """beta on the KL; a scalar."""
     geco: GecoState | None = None
@@ -58,6 +58,8 @@ class Model(Protocol):
     """
 
     config: Any
+    """A frozen dataclass that has, as field or class variable: num_slots (K), refinement_steps (I at test time),
+    kl_weight (of the KL in the loss, 0 where there is none), image_size (H W, None where any will do)."""
 
     def infer(self, images: Tensor, options: InferOptions = ..., *, noise: int | Noise | None = ...) -> Inference:
         """Slots, masks and components of images. Needs no gradient mode from the caller."""
@@ -69,6 +71,12 @@ class Model(Protocol):
 
     def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
         """Pictures of (edited) slots B K D at H W = size."""
+        ...
+
+    def sample(
+        self, count: int, size: tuple[int, int], *, num_slots: int | None = ..., noise: int | Noise | None = ...
+    ) -> Inference:
+        """Whole scenes drawn from the prior, at H W = size; raises InputError where the model has no prior."""
         ...
 
     def initial_state(self) -> TrainState:
@@ -101,3 +109,37 @@ def images_to_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
     if not images.is_floating_point():
         raise InputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
     return images.to(dtype)
+
+
+class BaseModel(nn.Module):
+    """What most models answer alike: nothing is refined, and the training state is a step number and a KL weight."""
+
+    config: Any
+
+    def initial_state(self) -> TrainState:
+        """See `Model`."""
+        return TrainState(refinement_steps=self.config.refinement_steps, kl_weight=self.config.kl_weight)
+
+    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
+        """See `Model`: one step further."""
+        return replace(state, step=state.step + 1)
+
+    def step_form(self, state: TrainState) -> Hashable:
+        """See `Model`: I."""
+        return state.refinement_steps
+
+    def remember(self, state: TrainState) -> None:
+        """See `Model`: inference needs nothing of the training state."""
+
+
+def refuse_refinement(name: str, options: InferOptions) -> None:
+    """Raise InputError where a caller asks a model that does not refine for refinement steps."""
+    if options.refinement_steps:
+        raise InputError(f"{name} has no refinement steps: leave them out or ask for 0")
+
+
+def require_size(images: Tensor, size: tuple[int, int]) -> None:
+    """Raise InputError for images B 3 H W of another size than the one a model is built for."""
+    height, width = images.shape[-2:]
+    if (height, width) != tuple(size):
+        raise InputError(f"images are {height}x{width}, and this model is built for {size[0]}x{size[1]} alone")

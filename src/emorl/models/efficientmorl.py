@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,7 @@ class PatchConfig:
 class EfficientMORLConfig:
     """Everything the model is built from."""
 
+    image_size: ClassVar[tuple[int, int] | None] = None
     num_slots: int = 7
     """K where the caller names none."""
     slot_dim: int = 64
@@ -290,10 +291,14 @@ class EfficientMORL(nn.Module):
         for draw, (above, below) in enumerate(zip(order, order[1:], strict=False)):
             conditional = self.prior(layers[above].sample(noise.normal("prior", draw, layers[above].mean)))
             kl[below] = gaussian_kl(layers[below], conditional)
-        standard = self.config.prior == "reversed" or (
-            self.config.prior == "bottom-up" and self.config.bottom_up_refinement_prior == "standard"
-        )
+        standard = not self._refines_against_conditional()
         return torch.stack([kl[i] for i in range(count)], dim=1), None if standard else conditional
+
+    def _refines_against_conditional(self) -> bool:
+        config = self.config
+        if config.prior == "bottom-up":
+            return config.bottom_up_refinement_prior == "conditional"
+        return config.prior == "reversed++"
 
     # ---------------------------------------------------------------- decoding
 
@@ -447,6 +452,26 @@ class EfficientMORL(nn.Module):
         """Codes B K D -> masks and components at H W = size."""
         log_masks, components = self.decode_log(slots, size)
         return Decoding(log_masks.exp(), components)
+
+    def sample(
+        self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None
+    ) -> Inference:
+        """Scenes of codes from the prior that the decoded codes were trained against, every slot by itself.
+
+        That is the refinement prior, without refinement the prior of the last layer: N(0, I), or where it is
+        conditional a chain through the hierarchy that begins with N(0, I).
+        """
+        config = self.config
+        num_slots, _ = self._counts(InferOptions(num_slots, 0))
+        conditional = self._refines_against_conditional() if config.refinement_steps else config.prior == "bottom-up"
+        noise = as_noise(noise, count)
+        like = self.initial_mean.new_zeros(count, num_slots, config.slot_dim)
+        with torch.no_grad():
+            z = noise.normal("sample", 0, like)
+            for layer in range(1, config.num_layers if conditional else 0):
+                z = self.prior(z).sample(noise.normal("sample", layer, like))
+            decoding = self.decode(z, size)
+        return Inference(decoding.masks, decoding.components, decoding.reconstruction, z)
 
     def initial_state(self) -> TrainState:
         """I as in the config; zeta at its lower bound."""

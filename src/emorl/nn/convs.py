@@ -15,6 +15,41 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution that computes in `compute_dtype`, for networks with a normalisation behind each."""
+
+    compute_dtype: torch.dtype | None = None
+    """None for that of the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv2d; the result is of the weights' type."""
+        return in_type(self, x, self.compute_dtype or self.weight.dtype).to(self.weight.dtype)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """As `Conv2d`."""
+
+    compute_dtype: torch.dtype | None = None
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As nn.ConvTranspose2d with its own output padding; the result is of the weights' type."""
+        return in_type(self, x, self.compute_dtype or self.weight.dtype).to(self.weight.dtype)
+
+
+def in_type(
+    layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, kind: torch.dtype, bias: bool = True, padding: int | None = None
+) -> Tensor:
+    """A convolution of a layer's weights computed in a type, perhaps without bias or with another padding."""
+    weight = layer.weight.to(kind)
+    offset = layer.bias.to(kind) if bias and layer.bias is not None else None
+    pad = int(layer.padding[0]) if padding is None else padding
+    stride = int(layer.stride[0])
+    if isinstance(layer, nn.ConvTranspose2d):
+        extra = int(layer.output_padding[0])
+        return F.conv_transpose2d(x.to(kind), weight, offset, stride, pad, extra)
+    return F.conv2d(x.to(kind), weight, offset, stride, pad)
+
+
 class ConvStack(nn.Sequential):
     """(Transposed) convolutions with an ELU or ReLU behind each, the last one perhaps without.
 
@@ -44,15 +79,7 @@ class ConvStack(nn.Sequential):
     def conv(self, layer: nn.Module, x: Tensor, bias: bool = True, padding: int | None = None) -> Tensor:
         """One of the stack's convolutions in its compute type, perhaps without bias or with another padding."""
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-        kind = self.compute_dtype or self.dtype
-        weight = layer.weight.to(kind)
-        offset = layer.bias.to(kind) if bias and layer.bias is not None else None
-        pad = int(layer.padding[0]) if padding is None else padding
-        stride = int(layer.stride[0])
-        if isinstance(layer, nn.ConvTranspose2d):
-            extra = int(layer.output_padding[0])
-            return F.conv_transpose2d(x.to(kind), weight, offset, stride, pad, extra)
-        return F.conv2d(x.to(kind), weight, offset, stride, pad)
+        return in_type(layer, x, self.compute_dtype or self.dtype, bias, padding)
 
     @property
     def dtype(self) -> torch.dtype:

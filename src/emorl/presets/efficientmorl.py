@@ -1,15 +1,11 @@
-"""Named runs. A preset is a function that returns a full config; a variant calls another and replaces fields."""
+"""EfficientMORL: the paper's runs, the ablations of Table 2, and nano."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from dataclasses import replace
-
 from emorl.config import TrainConfig
-from emorl.errors import InputError
 from emorl.geco import GecoConfig
 from emorl.models.efficientmorl import EfficientMORLConfig
+from emorl.presets.base import Preset, variant
 
 
 def tetrominoes() -> TrainConfig:
@@ -78,41 +74,16 @@ def nano() -> TrainConfig:
     )
 
 
-def _model(base: Callable[[], TrainConfig], **changes: object) -> Callable[[], TrainConfig]:
-    def preset() -> TrainConfig:
-        config = base()
-        return replace(config, model=replace(config.model, **changes))  # type: ignore[arg-type]
-
-    names = ", ".join(f"{name} = {value}" for name, value in changes.items())
-    preset.__doc__ = f"The {base.__name__} run with {names}."
-    return preset
-
-
-PRESETS: dict[str, Callable[[], TrainConfig]] = {
+PRESETS: dict[str, Preset] = {
     "efficientmorl/tetrominoes": tetrominoes,
-    "efficientmorl/tetrominoes-no-geco": _model(tetrominoes, geco=None),
-    "efficientmorl/tetrominoes-single-gru": _model(tetrominoes, gru="single"),
-    "efficientmorl/tetrominoes-reversed": _model(tetrominoes, prior="reversed"),
-    "efficientmorl/tetrominoes-bottom-up": _model(tetrominoes, prior="bottom-up"),
+    "efficientmorl/tetrominoes-no-geco": variant(tetrominoes, geco=None),
+    "efficientmorl/tetrominoes-single-gru": variant(tetrominoes, gru="single"),
+    "efficientmorl/tetrominoes-reversed": variant(tetrominoes, prior="reversed"),
+    "efficientmorl/tetrominoes-bottom-up": variant(tetrominoes, prior="bottom-up"),
     "efficientmorl/multi-dsprites": multi_dsprites,
     "efficientmorl/clevr6": clevr6,
-    "efficientmorl/clevr6-no-geco": _model(clevr6, geco=None),
-    "efficientmorl/clevr6-single-gru": _model(clevr6, gru="single"),
+    "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
+    "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
     "efficientmorl/nano": nano,
 }
 """MODEL/DATA, with -VARIANT behind it for ablations (Table 2)."""
-
-
-def full_name(name: str) -> str:
-    """EfficientMORL's names may be given without the model."""
-    return name if "/" in name else f"efficientmorl/{name}"
-
-
-def preset(name: str) -> TrainConfig:
-    """The config of a preset; raises InputError that lists what there is."""
-    found = PRESETS.get(full_name(name))
-    if found is None:
-        close = difflib.get_close_matches(full_name(name), PRESETS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(PRESETS)}"
-        raise InputError(f"unknown preset {name}; {hint}")
-    return found()
