@@ -124,6 +124,10 @@ WRONG = {
     "evaluate {files}/weights --num-images 321 --refinement-steps 0": "320",
     "evaluate {files}/weights --device abacus": "abacus",
     "evaluate {files}/weights --num-images 1 --json missing/results.json": "missing",
+    "sample": "weights",
+    "sample {files}/weights --num 0": "at least 1",
+    "sample {files}/weights --out samples.gif": ".png or .pdf",
+    "sample {files}/weights --num-slots 0": "num_slots",
     "decompose {files}/weights {files}/good.png": "--out",
     "decompose {files}/weights tetrominoes --num-images 0 --out out": "no images",
     "decompose {files}/weights {files}/good.png --num-slots 300 --out out": "256",
@@ -373,6 +377,27 @@ def test_a_run_folder_can_be_evaluated_and_decomposed(tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--num-images", "2", "--json", str(tmp_path / "results.json")]) == 0
     assert read_json(tmp_path / "results.json")["data"]["name"] == "tetrominoes"
     assert main(["decompose", str(run), "tetrominoes", "--num-images", "1", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_scenes_of_the_prior_are_drawn(files: Path, tmp_path: Path, capsys: Capture) -> None:
+    picture = tmp_path / "samples.png"
+    assert main(["sample", str(files / "weights"), "--num", "3", "--size", "20", "30", "--out", str(picture)]) == 0
+    assert str(picture) in capsys.readouterr().out
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 100
+
+
+def test_weights_are_fed_as_they_were_trained(tmp_path: Path) -> None:
+    """Evaluation crops as training did; pictures, which have sizes of their own, are cropped in their own way."""
+    run = tmp_path / "run"
+    config = replace(tiny.RUN, image_size=(32, 32), fit="tetrominoes-32", steps=1, validate_every=0)
+    assert main(["train", *tiny.words(config), "--run", str(run)]) == 0
+    results = tmp_path / "results.json"
+    assert main(["evaluate", str(run), "--num-images", "2", "--json", str(results)]) == 0
+    assert read_json(results)["options"]["fit"] == "tetrominoes-32"
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "own.png")
+    assert main(["decompose", str(run), str(tmp_path / "own.png"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["sample", str(run), "--num", "1", "--out", str(tmp_path / "sample.png")]) == 0
 
 
 # ----------------------------------------------------------------------- evaluate, demo, benchmark

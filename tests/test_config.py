@@ -148,6 +148,8 @@ def test_a_missing_field_without_default_is_named(content: Json) -> None:
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),
         ("clip_norm", math.inf),
+        ("betas", (0.9, 1.0)),
+        ("betas", (-0.1, 0.999)),
         ("batch_size", 100_000),
         ("curriculum", ()),
         ("curriculum", ((1, 3),)),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorl.geco import ZETA_MIN, GecoConfig, GecoState, constrained_loss, update
+from emorl.geco import ZETA_MIN, GecoConfig, GecoState, KLGecoConfig, constrained_loss, update, update_kl
 
 CONFIG = GecoConfig(target_per_element=-1.0)
 
@@ -105,3 +105,43 @@ def test_an_update_returns_a_new_state() -> None:
     before = state(0.7, -300.0)
     update(before, scalar(-100.0), CONFIG, 1001)
     assert (float(before.zeta), float(before.ema)) == (0.7, -300.0)
+
+
+# ----------------------------------------------------------------------- the GENESIS family's
+
+
+def beta(step_errors: list[float], goal: float, pixels: int) -> list[tuple[float, float]]:
+    """(beta, average error) after each step, by the rule as it is published: a multiplier that is multiplied."""
+    weight, average, found = 1.0, 0.0, []
+    for step, error in enumerate(step_errors):
+        average = error if step == 0 else 0.99 * average + 0.01 * error
+        constraint = goal - average
+        speed = 1e-5 * 64**2 / pixels * (10 if constraint > 0 else 1)
+        weight = min(max(weight * math.exp(speed * constraint), 1e-5), 1e3)
+        found.append((weight, average))
+    return found
+
+
+@pytest.mark.parametrize("pixels", [32**2, 64**2, 96 * 128])
+def test_the_weight_of_the_kl_moves_as_published(pixels: int) -> None:
+    config, goal = KLGecoConfig(), 0.5655 * 3 * pixels
+    errors = [goal * (1.5 - 0.01 * step) for step in range(100)]  # from above the goal to below it
+    found, moved = [], state(zeta=0.0)
+    for step, error in enumerate(errors):
+        moved = update_kl(moved, scalar(goal - error), config, step, pixels)
+        found.append((math.exp(float(moved.zeta)), goal - float(moved.ema)))
+    assert found == [pytest.approx(pair) for pair in beta(errors, goal, pixels)]
+
+
+def test_a_poor_reconstruction_lowers_the_weight_of_the_kl_and_a_good_one_raises_it_ten_times_as_fast() -> None:
+    config = KLGecoConfig()
+    poor, good = (update_kl(state(zeta=0.0), scalar(c), config, 0, 64**2) for c in (-100.0, 100.0))
+    assert float(poor.zeta) == pytest.approx(-1e-3)
+    assert float(good.zeta) == pytest.approx(1e-2)
+
+
+def test_the_weight_of_the_kl_stays_within_its_limits() -> None:
+    config = KLGecoConfig()
+    low, high = (update_kl(state(zeta=0.0), scalar(c), config, 0, 64**2) for c in (-1e9, 1e9))
+    assert math.exp(float(low.zeta)) == pytest.approx(1e-5)
+    assert math.exp(float(high.zeta)) == pytest.approx(1e3)

@@ -110,6 +110,19 @@ def test_the_rate_follows_half_a_cosine_to_two_percent() -> None:
     assert falling == sorted(falling, reverse=True)
 
 
+def test_the_rate_halves_from_the_first_step_on() -> None:
+    """Slot Attention's: warm-up and decay both count from step 0."""
+    config = replace(tiny.RUN, learning_rate=4e-4, warmup_steps=100, half_life_steps=200, decay="half-life-from-start")
+    for step in (0, 50, 99, 100, 150, 1000):
+        rate = 4e-4 * min(1, step / 100) * 0.5 ** (step / 200)
+        assert learning_rate(config, step) == pytest.approx(rate), step
+
+
+def test_without_decay_the_rate_stays() -> None:
+    config = replace(tiny.RUN, learning_rate=4e-4, warmup_steps=10, decay="none")
+    assert [learning_rate(config, step) for step in (5, 10, 10_000_000)] == pytest.approx([2e-4, 4e-4, 4e-4])
+
+
 def test_without_warm_up_the_rate_is_whole_at_once() -> None:
     for config in (replace(tiny.RUN, warmup_steps=0), replace(tiny.RUN, warmup_steps=0, decay="cosine")):
         assert learning_rate(config, 0) == config.learning_rate

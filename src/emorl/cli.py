@@ -41,6 +41,7 @@ from emorl.benchmark.measure import (
 from emorl.benchmark.pictures import fig10, fig22
 from emorl.config import TrainConfig
 from emorl.data.base import Source, Subset
+from emorl.data.pictures import SUFFIXES
 from emorl.data.progress import bar
 from emorl.data.protocols import ProtocolName, Split
 from emorl.data.sources import DATASETS, GROUPS, Fit, make, open_source, write
@@ -51,11 +52,12 @@ from emorl.evaluate import score
 from emorl.figures import contact_sheet, decomposition_sheet, save_figure
 from emorl.jobs import Cluster
 from emorl.models.base import InferOptions
-from emorl.models.efficientmorl import as_released
+from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.precision import Precision, native_bfloat16
 from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
 from emorl.runs import find_weights, load_weights, write_json
+from emorl.sample import sample as draw_scenes
 from emorl.seeds import SeedRow, over_seeds, train_seeds
 from emorl.train import pick_device
 from emorl.train import train as run_training
@@ -186,9 +188,19 @@ def _own_data(about: dict[str, Any], split: Split) -> Source:
         about["data"],
         split=split,
         size=_size(about),
+        fit=about.get("fit", "crop"),
         protocol=about.get("protocol"),
         subset=about.get("subset"),
     )
+
+
+def _fit(given: Fit | None, about: dict[str, Any], name: str) -> Fit:
+    """How images of a source are fitted: as the training images were, but pictures, which have sizes of their own."""
+    if given is not None:
+        return given
+    own: Fit = about.get("fit", "crop")
+    path = Path(name)
+    return "crop" if name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES) else own
 
 
 def _print_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> None:
@@ -484,6 +496,8 @@ def train(words: Sequence[str]) -> int:
         given: Train = _parse(Train, words, "train", default)
         config = given.config
         if given.released:
+            if not isinstance(config.model, EfficientMORLConfig):
+                raise InputError("--released is a choice of EfficientMORL; IODINE has it as presets")
             config = replace(config, model=as_released(config.model))
         name = full_name(given.preset).replace("/", "-")
         if given.seeds is not None:
@@ -519,9 +533,10 @@ class Evaluate:
     """I at test time; several make a sweep. The model's own by default."""
     num_slots: tuple[int, ...] = ()
     """K at test time; several make a sweep."""
-    fit: Fit = "crop"
+    fit: Fit | None = None
     """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
-    largest centred one; or the name of a window. none leaves them at their own."""
+    largest centred one; or the name of a window. none leaves them at their own. By default as for the training images,
+    and crop for pictures."""
     posterior_mean: bool = False
     """Decode the posterior mean rather than a sample."""
     seed: int = 0
@@ -550,7 +565,8 @@ def evaluate(words: Sequence[str]) -> int:
         print(f"these are the images the weights were trained on: {name}", file=sys.stderr)
     protocol = options.protocol or about.get("protocol")
     subset = options.subset or (about.get("subset") if options.data is None else None)
-    source = open_source(name, split=split, size=_size(about), fit=options.fit, protocol=protocol, subset=subset)
+    fit = _fit(options.fit, about, name)
+    source = open_source(name, split=split, size=_size(about), fit=fit, protocol=protocol, subset=subset)
     if options.num_images is not None:
         if not 1 <= options.num_images <= len(source):
             raise InputError(f"--num-images must be from 1 to {len(source)}")
@@ -568,7 +584,7 @@ def evaluate(words: Sequence[str]) -> int:
                 batch_size=options.batch_size,
                 progress=advance,
             )
-            row["options"] |= {"precision": options.precision, "split": split, "fit": options.fit}
+            row["options"] |= {"precision": options.precision, "split": split, "fit": fit}
             row["options"] |= {"protocol": protocol, "subset": subset}
             rows.append({"weights": options.weights, **row})
     _print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
@@ -594,9 +610,10 @@ class Decompose:
     """Whose split, crop and resizing; that of the weights by default."""
     subset: str | None = None
     """Only scenes with so many objects: clevr6, clevr10 or a range such as 3-6."""
-    fit: Fit = "crop"
+    fit: Fit | None = None
     """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
-    largest centred one; or the name of a window. none leaves them at their own."""
+    largest centred one; or the name of a window. none leaves them at their own. By default as for the training images,
+    and crop for pictures."""
     refinement_steps: int | None = None
     """I; the model's own by default."""
     num_slots: int | None = None
@@ -619,14 +636,46 @@ def decompose(words: Sequence[str]) -> int:
     for name in options.sources:
         split = options.split or ("test" if name in DATASETS else "all")
         protocol = options.protocol or about.get("protocol")
-        source = open_source(
-            name, split=split, size=_size(about), fit=options.fit, protocol=protocol, subset=options.subset
-        )
+        fit = _fit(options.fit, about, name)
+        source = open_source(name, split=split, size=_size(about), fit=fit, protocol=protocol, subset=options.subset)
         count = (8 if name in DATASETS else len(source)) if options.num_images is None else options.num_images
         sources.append(Subset(source, 0, min(count, len(source))))
     with bar("decomposing", sum(map(len, sources))) as advance:
         sheets = run_decomposition(model, sources, options.out, chosen, options.seed, advance)
     print(f"wrote {sum(map(len, sources))} decompositions to {options.out}; sheets: {', '.join(map(str, sheets))}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw whole scenes from a model's prior."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    num: int = 16
+    """Scenes."""
+    out: Path = Path("samples.png")
+    """The picture, .png or .pdf: each scene with its masks, a colour for each slot."""
+    size: tuple[int, int] | None = None
+    """Height and width; those that the weights were trained on by default."""
+    num_slots: int | None = None
+    """K; the model's own by default."""
+    seed: int = 0
+    """Of the noise; a scene depends on the seed and its number alone."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+
+def sample(words: Sequence[str]) -> int:
+    """draw whole scenes from a model's prior, where it has one"""
+    options: Sample = _parse(Sample, words, "sample")
+    model, about = load_weights(find_weights(options.weights), pick_device(options.device))
+    size = options.size or _size(about)
+    if size is None:
+        raise InputError("these weights name no image size: give --size")
+    scenes = draw_scenes(model, options.num, size, num_slots=options.num_slots, seed=options.seed)
+    save_figure(contact_sheet(scenes, num=len(scenes), title=f"{options.weights}: from the prior"), options.out)
+    print(f"picture: {options.out}")
     return 0
 
 
@@ -807,6 +856,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "decompose": decompose,
+    "sample": sample,
     "benchmark": benchmark,
     "verify-reference": verify_reference,
     "import-released": import_released,

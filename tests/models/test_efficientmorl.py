@@ -678,3 +678,32 @@ def test_impossible_counts_are_refused() -> None:
     for field in ("num_layers", "num_slots", "refinement_steps"):
         with pytest.raises(InputError, match="at least"):
             EfficientMORL(replace(SMALL, **{field: -1}))  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize(
+    ("prior", "refinement_prior", "steps", "chain"),
+    [
+        ("reversed++", "conditional", 2, True),
+        ("reversed++", "conditional", 0, False),
+        ("reversed", "conditional", 2, False),
+        ("bottom-up", "conditional", 2, True),
+        ("bottom-up", "standard", 2, False),
+        ("bottom-up", "standard", 0, True),
+    ],
+)
+def test_scenes_are_drawn_from_the_prior_that_the_codes_were_trained_against(
+    prior: Any, refinement_prior: Any, steps: int, chain: bool
+) -> None:
+    config = replace(SMALL, prior=prior, bottom_up_refinement_prior=refinement_prior, refinement_steps=steps)
+    model, noise = build(config), ImageNoise(3, [0, 1])
+    drawn = model.sample(2, (H, W), noise=noise)
+    like = torch.zeros(2, K, D, dtype=torch.float64)
+    z = noise.normal("sample", 0, like)
+    if chain:
+        z = model.prior(z).sample(noise.normal("sample", 1, like))  # of the second of two layers
+    assert torch.equal(drawn.slots, z)
+    assert torch.equal(drawn.masks, model.decode(z, (H, W)).masks)
+    assert drawn.masks.sum(dim=1).sub(1).abs().max() < 1e-12

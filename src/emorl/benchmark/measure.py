@@ -7,7 +7,7 @@ Results are rows, plain dictionaries as they stand in JSON files: `what`, `confi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from emorl.benchmark.plain import PlainEfficientMORL
 from emorl.benchmark.timing import floor_seconds, interleaved, machine, machine_rates
 from emorl.engine import EAGER_STEPS, Engine
 from emorl.errors import InputError
-from emorl.models import model_name
+from emorl.models import ModelConfig, build_model, model_name
 from emorl.models.base import InferOptions, images_to_unit
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
 from emorl.noise import StepNoise
@@ -39,11 +39,12 @@ class Point:
 
     name: str
     """In tables and pictures; points that differ in size alone share it."""
-    model: EfficientMORLConfig
+    model: ModelConfig
     size: tuple[int, int]
     """H W."""
     batch_size: int
     refinement_steps: int
+    """0 for models that do not refine."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ class Subject:
         """With `counted`, on the "meta" device, but otherwise as it would be on `device`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = EfficientMORL(point.model)
+            model = build_model(point.model)
             images = torch.randint(0, 256, (point.batch_size, 3, *point.size), dtype=torch.uint8)
-        if kind == "plain":
-            model = PlainEfficientMORL(model).to(device)
-        else:
+        assert isinstance(model, nn.Module)
+        if kind != "plain":
             place(model, device, kind)
+        elif isinstance(model, EfficientMORL):
+            model = PlainEfficientMORL(model)
+        model = model.to(device)
         self.kind = kind
-        self.model = model.to(META) if counted else model
+        self.model: Any = model.to(META) if counted else model
         self.images = images.to(META if counted else device)
         self.state = replace(model.initial_state(), refinement_steps=point.refinement_steps)
         self.options = InferOptions(refinement_steps=point.refinement_steps)
@@ -90,7 +93,7 @@ class Subject:
         """Loss of a training step and its backward."""
         self.model.zero_grad(set_to_none=True)
         loss = self.model.loss(self.images, self.state, noise=StepNoise(0, 0))
-        (loss.total / len(self.images)).backward()  # type: ignore[no-untyped-call]
+        (loss.total / len(self.images)).backward()
 
     def step(self) -> None:
         """A training step: ours as in training, on a GPU as a recorded graph; the plain one as in any loop."""
@@ -112,6 +115,7 @@ class Subject:
     def encoder_and_attention(self) -> None:
         """The networks that codes cannot do without: the image encoder once, set attention once a layer."""
         model = self.model
+        assert isinstance(model, EfficientMORL)
         with torch.no_grad():
             tokens, _ = model.encoder(images_to_unit(self.images, model.initial_mean.dtype) * 2 - 1)
             keys, values = model.attention.keys_values(tokens)
@@ -135,24 +139,41 @@ def preset_points(
 ) -> list[Point]:
     """A preset's model, a point for every I, with other values where given; raises InputError for bad ones."""
     config = preset(name)
-    usual = SHAPES.get(config.data)
-    if usual is None and size is None:
+    usual_size, usual_batch, usual_steps = SHAPES.get(config.data, (None, 4, config.model.refinement_steps))
+    if not isinstance(config.model, EfficientMORLConfig):
+        usual_steps = config.model.refinement_steps
+    size = size or config.image_size or usual_size
+    if size is None:
         raise InputError(f"the images of {name} have no usual size: give --size")
-    usual_size, usual_batch, usual_steps = usual or ((0, 0), 4, config.model.refinement_steps)
-    size, batch_size = size or usual_size, usual_batch if batch_size is None else batch_size
+    batch_size = usual_batch if batch_size is None else batch_size
     steps = (usual_steps,) if refinement_steps is None else refinement_steps
     if min(*size, batch_size) < 1 or min(steps, default=-1) < 0:
         raise InputError("--size and --batch-size must be at least 1, --refinement-steps one or more, at least 0")
-    changed = replace(config.model, **{field: value for field, value in model.items() if value is not None})
+    if config.model.refinement_steps == 0 and any(steps):
+        raise InputError(f"{name} has no refinement steps: leave them out or ask for 0")
+    changes = {field: value for field, value in model.items() if value is not None}
+    known = {field.name for field in fields(config.model)}
+    if unknown := sorted(changes.keys() - known):
+        raise InputError(f"the model of {name} has no {unknown[0]}")
+    changed = at_size(replace(config.model, **changes), size)
     return [Point(name, changed, size, batch_size, count) for count in steps]
+
+
+def at_size(model: ModelConfig, size: tuple[int, int]) -> ModelConfig:
+    """The same model for images of another size, of which some have to know."""
+    return model if model.image_size is None else replace(model, image_size=size)  # type: ignore[call-arg]
 
 
 SWEEP = ("step", "forward", "encode")
 
 
 def usual_jobs(points: Sequence[Point]) -> Iterator[Job]:
-    """Training step and inference at every point; codes, and what they are measured by, without refinement."""
+    """Training step and inference at every point; EfficientMORL's codes, and what they are measured by, without
+    refinement."""
     for point in points:
+        if not isinstance(point.model, EfficientMORLConfig):
+            yield Job(point, SWEEP)
+            continue
         yield Job(point, ("step", "forward"))
         yield Job(replace(point, refinement_steps=0), ("encode", "encoder_and_attention"))
 
@@ -300,7 +321,7 @@ def _config(point: Point) -> Row:
     return {
         "name": point.name,
         "model": model_name(model),
-        **{name: getattr(model, name) for name in names},
+        **{name: getattr(model, name) for name in names if hasattr(model, name)},
         "size": list(point.size),
         "batch_size": point.batch_size,
         "refinement_steps": point.refinement_steps,

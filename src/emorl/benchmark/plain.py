@@ -1,4 +1,4 @@
-"""The plain formulation of EfficientMORL: the baseline that our times and memory are compared with.
+"""The plain formulation of EfficientMORL: the baseline that its times and memory are compared with.
 
 What a careful reader of the paper would write in ordinary PyTorch. Every decode stays in the graph of the training
 step: refinement differentiates it by its codes, and the training backward runs through it again. Codes are tiled over
