@@ -110,7 +110,7 @@ def test_a_wrong_type_is_named(content: Json, name: str, value: object) -> None:
     assert field in refusal(content)
 
 
-@pytest.mark.parametrize("name", ["iodine", "", None, 3, ["efficientmorl"], {}])
+@pytest.mark.parametrize("name", ["unknown", "", None, 3, ["efficientmorl"], {}])
 def test_an_unknown_model_is_refused_with_those_there_are(content: Json, name: object) -> None:
     content["model"]["name"] = name
     assert "efficientmorl" in refusal(content)

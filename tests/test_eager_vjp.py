@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emorl.eager_vjp import decode_and_differentiate, decode_only
+from emorl.eager_vjp import decode_and_differentiate, decode_only, recomputed
 
 B, K, D = 3, 2, 4
 
@@ -198,3 +198,61 @@ def test_decoding_alone_gives_the_same_values(toy: Toy, z: Tensor, chunk: int | 
     assert torch.equal(alone.per_image, expected.per_image) and torch.equal(alone.total, expected.total)
     assert torch.equal(alone.extra[0], expected.extra[0])
     assert not alone.total.requires_grad and not alone.grad_z.any()
+
+
+# ------------------------------------------------------------------- run again
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 100])
+def test_what_is_run_again_gives_the_same_values_and_gradients(toy: Toy, z: Tensor, chunk: int | None) -> None:
+    codes, parameters = z.detach(), list(toy.parameters())
+    weights = torch.arange(B, dtype=torch.float64)
+    expected = toy(codes)[0]
+    right = torch.autograd.grad((weights * expected).sin().sum(), parameters)
+    found = recomputed(lambda rows: toy(codes[rows])[0], parameters, B, chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    for mine, theirs in zip(torch.autograd.grad((weights * found).sin().sum(), parameters), right, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_what_is_run_again_keeps_no_activations(toy: Toy, z: Tensor) -> None:
+    codes, runs = z.detach(), list[bool]()
+
+    def function(rows: slice) -> Tensor:
+        out: Tensor = toy(codes[rows])[0]
+        runs.append(out.requires_grad)
+        return out
+
+    gc.disable()
+    try:
+        found = recomputed(function, list(toy.parameters()), B, 2)
+        assert toy.hidden is not None and toy.hidden() is None
+    finally:
+        gc.enable()
+    assert runs == [False, False]
+    found.sum().backward()
+    assert runs == [False, False, True, True]
+    with pytest.raises(RuntimeError):
+        found.sum().backward()
+
+
+def test_what_is_run_again_lets_go_of_its_inputs(toy: Toy, z: Tensor) -> None:
+    """A result that is kept for the log keeps nothing of the network."""
+    codes = z.detach().clone()
+    found = recomputed(lambda rows, codes=codes: toy(codes[rows])[0], list(toy.parameters()), B)  # type: ignore[misc]
+    alive = weakref.ref(codes)
+    del codes
+    assert alive() is not None
+    found.sum().backward(retain_graph=True)
+    assert alive() is None
+    with pytest.raises(RuntimeError, match="backward runs only once"):
+        found.sum().backward()
+
+
+def test_frozen_parameters_of_what_is_run_again_get_no_gradient(toy: Toy, z: Tensor) -> None:
+    toy.first.weight.requires_grad_(False)
+    recomputed(lambda rows: toy(z.detach()[rows])[0], list(toy.parameters()), B).sum().backward()
+    assert toy.first.weight.grad is None
+    assert toy.first.bias.grad is not None and bool(toy.first.bias.grad.any())
+    toy.requires_grad_(False)
+    assert not recomputed(lambda rows: toy(z.detach()[rows])[0], list(toy.parameters()), B).requires_grad

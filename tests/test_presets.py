@@ -29,6 +29,8 @@ PAPER: dict[str, tuple[Any, ...]] = {
     ),
 }
 
+SMALL_SPRITES = ("multi-dsprites-32", "multi-dsprites-textured-32")
+
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes-no-geco": ("tetrominoes", {"geco": None}),
     "tetrominoes-single-gru": ("tetrominoes", {"gru": "single"}),
@@ -81,7 +83,29 @@ def test_an_ablation_differs_in_what_it_ablates_alone(name: str) -> None:
 
 
 def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
-    assert {name.removeprefix("efficientmorl/") for name in PRESETS} == {*PAPER, *ABLATIONS, "nano"}
+    own = {name.removeprefix("efficientmorl/") for name in PRESETS if name.startswith("efficientmorl/")}
+    assert own == {*PAPER, *ABLATIONS, "nano", *SMALL_SPRITES}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_the_papers_data_sets_and_small_ones(name: str) -> None:
+    own = {preset.removeprefix(f"{name}/") for preset in PRESETS if preset.startswith(f"{name}/")}
+    assert own >= {*PAPER, "nano", *SMALL_SPRITES}
+    for data in PAPER:
+        config = preset(f"{name}/{data}")
+        assert config.data == data
+        assert config.model.num_slots == PAPER[data][0]
+
+
+@pytest.mark.parametrize("name", SMALL_SPRITES)
+def test_small_sprites_are_the_nano_run_on_other_pictures(name: str) -> None:
+    for model in MODELS:
+        nano, sprites = preset(f"{model}/nano"), preset(f"{model}/{name}")
+        assert (sprites.data, sprites.image_size, sprites.fit) == (name.removesuffix("-32"), (32, 32), "centre")
+        changed = replace(sprites, data=nano.data, image_size=nano.image_size, fit=nano.fit, model=nano.model)
+        assert changed == nano
+        changes = {"num_slots": 4} | ({} if nano.model.image_size is None else {"image_size": nano.model.image_size})
+        assert replace(sprites.model, **changes) == nano.model  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -90,7 +114,8 @@ def test_every_preset_trains_a_step_and_infers(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(config.model)
     assert isinstance(model, nn.Module) and isinstance(model, Model)
-    images = torch.randint(0, 256, (1, 3, 14, 11), dtype=torch.uint8)
+    size = config.model.image_size or (14, 11)
+    images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
 
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
@@ -105,10 +130,9 @@ def test_every_preset_trains_a_step_and_infers(name: str) -> None:
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
     found = model.infer(images, noise=0)
-    assert found.masks.shape == (1, config.model.num_slots, 1, 14, 11)
-    torch.testing.assert_close(found.masks.sum(dim=1), torch.ones(1, 1, 14, 11))
+    assert found.masks.shape == (1, config.model.num_slots, 1, *size)
+    torch.testing.assert_close(found.masks.sum(dim=1), torch.ones(1, 1, *size))
     assert found.reconstruction.shape == images.shape
-    assert len(found.steps) == config.model.refinement_steps + 1
     assert model.encode(images, InferOptions(refinement_steps=0)).shape == found.slots.shape
 
 
@@ -121,8 +145,9 @@ def test_names_say_model_and_data(name: str) -> None:
     model, _, data = name.partition("/")
     assert model == model_name(config.model) and model in MODELS
     assert data == "nano" or data.startswith(config.data)
-    assert preset(name) == preset(data) == config
-    assert full_name(data) == full_name(name) == name
+    assert preset(name) == config and full_name(name) == name
+    if model == "efficientmorl":
+        assert preset(data) == config and full_name(data) == name
 
 
 @pytest.mark.parametrize("name", PRESETS)

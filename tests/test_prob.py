@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from emorl.prob import LIKELIHOODS, Gaussian, gaussian_kl, gaussian_nll, mixture_nll, std_from_raw
+from emorl.prob import (
+    LIKELIHOODS,
+    Density,
+    Gaussian,
+    gaussian_kl,
+    gaussian_nll,
+    log_density,
+    log_density_slope,
+    mixture_nll,
+    pixel_mixture,
+    std_from_raw,
+)
 
 B, K, D, H, W = 2, 3, 5, 4, 6
 CONSTANT = 0.5 * math.log(2 * math.pi)
@@ -133,6 +144,16 @@ def test_mixture_nll_is_the_sum_over_pixels_and_channels_of_a_sum_over_slots() -
         assert float(mixture_nll(images, log_masks, components, sigma)[b]) == pytest.approx(total, rel=1e-12)
 
 
+def test_slots_of_a_mixture_may_have_a_sigma_each() -> None:
+    images, log_masks, components = scene()
+    sigma = torch.tensor([0.1, 0.4, 2.0], dtype=torch.float64)
+    densities = [torch.exp(Normal(components[:, k], sigma[k]).log_prob(images) + CONSTANT) for k in range(K)]
+    expected = -(log_masks.exp() * torch.stack(densities, dim=1)).sum(dim=1).log().sum(dim=(1, 2, 3))
+    torch.testing.assert_close(mixture_nll(images, log_masks, components, sigma), expected, rtol=1e-12, atol=0)
+    same = mixture_nll(images, log_masks, components, torch.full((K,), 0.4, dtype=torch.float64))
+    torch.testing.assert_close(same, mixture_nll(images, log_masks, components, 0.4), rtol=1e-12, atol=0)
+
+
 def test_both_likelihoods_agree_where_there_is_one_slot() -> None:
     images, log_masks, components = scene(num_slots=1)
     one, other = (nll(images, log_masks, components, 0.2) for nll in LIKELIHOODS.values())
@@ -163,6 +184,113 @@ def test_slots_are_exchangeable_and_images_independent() -> None:
 
 def test_names_of_the_likelihoods() -> None:
     assert LIKELIHOODS == {"gaussian": gaussian_nll, "mixture": mixture_nll}
+
+
+# -------------------------------------------------------------- mixtures over pixels
+
+DENSITIES: tuple[Density, ...] = ("gaussian", "logistic")
+
+
+def torchs(mean: Tensor, scale: float, density: Density) -> torch.distributions.Distribution:
+    if density == "gaussian":
+        return Normal(mean, scale)
+    uniform = torch.distributions.Uniform(torch.zeros_like(mean), torch.ones_like(mean))
+    steps = [torch.distributions.SigmoidTransform().inv, torch.distributions.AffineTransform(mean, scale)]
+    return torch.distributions.TransformedDistribution(uniform, steps)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_densities_are_torchs_and_the_gaussian_goes_without_its_constant(density: Density) -> None:
+    x = torch.linspace(-0.5, 1.5, 101, dtype=torch.float64)
+    expected = torchs(torch.full_like(x, 0.4), 0.1, density).log_prob(x) + (CONSTANT if density == "gaussian" else 0)
+    torch.testing.assert_close(log_density(x, torch.tensor(0.4).double(), 0.1, density), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_the_slope_of_a_density_is_its_derivative_by_the_mean(density: Density) -> None:
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    mean = torch.full_like(x, 0.3).requires_grad_()
+    (expected,) = torch.autograd.grad(log_density(x, mean, 0.07, density).sum(), mean)
+    found = log_density_slope(x, mean.detach(), 0.07, density)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_a_pixel_belongs_to_one_slot_with_all_its_channels(density: Density) -> None:
+    images, log_masks, components = scene()
+    mixture = pixel_mixture(images, log_masks, components, 0.2, density)
+    constant = CONSTANT if density == "gaussian" else 0
+    for b, i, j in ((0, 0, 0), (1, H - 1, W - 2)):
+        weights = torch.distributions.Categorical(logits=log_masks[b, :, 0, i, j])
+        colours = torch.distributions.Independent(torchs(components[b, :, :, i, j], 0.2, density), 1)
+        expected = torch.distributions.MixtureSameFamily(weights, colours).log_prob(images[b, :, i, j])
+        assert float(mixture.log_prob[b, 0, 0, i, j]) == pytest.approx(float(expected) + 3 * constant, rel=1e-9)
+    torch.testing.assert_close(mixture.nll(), -mixture.log_prob.flatten(1).sum(dim=1), rtol=1e-12, atol=0)
+
+
+def test_channels_mixed_apart_are_the_mixture_of_before() -> None:
+    images, log_masks, components = scene()
+    apart = pixel_mixture(images, log_masks, components, 0.1, "gaussian", joint=False).nll()
+    torch.testing.assert_close(apart, mixture_nll(images, log_masks, components, 0.1), rtol=1e-12, atol=0)
+    joint = pixel_mixture(images, log_masks, components, 0.1, "gaussian").nll()
+    assert bool((joint > apart + 1).all())  # here three channels rarely like the same slot
+
+
+def test_with_one_channel_or_one_slot_both_mixtures_agree() -> None:
+    images, log_masks, components = scene()
+    args = (images[:, :1], log_masks, components[:, :, :1], 0.1, "gaussian")
+    joint, apart = (pixel_mixture(*args, joint=joint).nll() for joint in (True, False))  # type: ignore[arg-type]
+    torch.testing.assert_close(joint, apart, rtol=1e-12, atol=0)
+    images, log_masks, components = scene(num_slots=1)
+    found = [pixel_mixture(images, log_masks, components, 0.2, "gaussian", joint).nll() for joint in (True, False)]
+    for nll in found:
+        torch.testing.assert_close(nll, gaussian_nll(images, log_masks, components, 0.2), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("density", DENSITIES)
+def test_shares_are_what_the_gradient_by_a_log_mask_says(density: Density, joint: bool) -> None:
+    images, log_masks, components = scene()
+    log_masks.requires_grad_()
+    mixture = pixel_mixture(images, log_masks, components, 0.2, density, joint)
+    (grad,) = torch.autograd.grad(mixture.nll().sum(), log_masks, retain_graph=True)
+    shares = mixture.shares().detach()
+    torch.testing.assert_close(shares.sum(dim=2, keepdim=True), -grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones_like(shares[:, 0]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_gain_is_what_a_slot_adds_to_a_mixture_of_the_others(joint: bool) -> None:
+    images, log_masks, components = scene()
+    whole = pixel_mixture(images, log_masks, components, 0.2, "logistic", joint)
+    for k in range(K):
+        others = [j for j in range(K) if j != k]
+        left = log_masks[:, others].log_softmax(dim=1)
+        without = pixel_mixture(images, left, components[:, others], 0.2, "logistic", joint)
+        expected = (whole.log_prob - without.log_prob)[:, 0]
+        torch.testing.assert_close(whole.gain()[:, k], expected, rtol=1e-9, atol=1e-9)
+    alone = pixel_mixture(*scene(num_slots=1), 0.2, "logistic", joint).gain()
+    assert torch.equal(alone, torch.zeros_like(alone))
+
+
+def test_gain_of_a_slot_that_explains_everything_is_exact_in_single_precision() -> None:
+    """1 - share is nothing but rounding there."""
+    images, log_masks = torch.ones(1, 3, 1, 1), torch.tensor([0.0, -200.0, -201.0]).view(1, 3, 1, 1, 1)
+    components = torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1, 1).expand(-1, -1, 3, -1, -1)
+    log_masks = log_masks.log_softmax(dim=1)
+    single = pixel_mixture(images, log_masks, components, 0.05, "gaussian").gain()
+    double = pixel_mixture(images.double(), log_masks.double(), components.double(), 0.05, "gaussian").gain()
+    assert float(double[0, 0]) > 100
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_mixtures_of_extreme_colours_stay_finite_with_their_gradients(density: Density) -> None:
+    images, logits = torch.ones(1, 3, 2, 2), torch.tensor([1e4, 0.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 2, 2)
+    components = torch.tensor([-30.0, 30.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 2, 2).clone().requires_grad_()
+    mixture = pixel_mixture(images, logits.log_softmax(dim=1), components, 0.01, density)
+    (grad,) = torch.autograd.grad(mixture.nll().sum(), components)
+    assert all(bool(x.isfinite().all()) for x in (mixture.nll(), grad, mixture.gain(), mixture.shares()))
 
 
 # ----------------------------------------------------------------- extreme inputs

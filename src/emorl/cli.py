@@ -32,7 +32,9 @@ from emorl.benchmark.measure import (
     floor_rows,
     largest_batch_rows,
     memory_rows,
+    model_points,
     num_calls,
+    over_first,
     preset_points,
     sweep_points,
     time_rows,
@@ -691,7 +693,9 @@ class Benchmark:
     floor: bool = False
     """Training steps alone, beside the time that their arithmetic and traffic take at best on this machine."""
     sweep: bool = False
-    """The paper's Fig. 10 and 22: image sizes, I, K, L and decoders. Half an hour on two cores."""
+    """The paper's Fig. 10 and 22: image sizes, I, K, L, decoders and other models. An hour on two cores."""
+    models: bool = False
+    """Every model at the size of CLEVR6, and how it compares with EfficientMORL."""
     preset: str | None = None
     """Whose model; by default clevr6, multi-dsprites and tetrominoes in turn, with --memory clevr6."""
     size: tuple[int, int] | None = None
@@ -707,7 +711,8 @@ class Benchmark:
     decoder: Literal["broadcast", "small", "deconv", "subpixel"] | None = None
     """See the presets."""
     precision: tuple[Precision, ...] = ()
-    """Of our convolutions; by default float32 and, where the hardware has it, bfloat16. Of a sweep the last one."""
+    """Of our convolutions; by default float32 and, where the hardware has it, bfloat16. --sweep and --models take the
+    last one."""
     rounds: int = 5
     """Calls of each kind, in turn, behind one that is not counted; the median is told."""
     memory_budget_gib: float | None = None
@@ -724,14 +729,14 @@ def benchmark(words: Sequence[str]) -> int:
     """measure time, memory and work of training and inference beside the plain formulation"""
     options: Benchmark = _parse(Benchmark, words, "benchmark")
     _check_json(options.json)
-    if options.memory + options.floor + options.sweep > 1:
-        raise InputError("--memory, --floor and --sweep are three things to measure: choose one")
+    if options.memory + options.floor + options.sweep + options.models > 1:
+        raise InputError("--memory, --floor, --sweep and --models are different things to measure: choose one")
     if options.rounds < 1 or not (options.memory_budget_gib is None or options.memory_budget_gib > 0):
         raise InputError("--rounds must be at least 1 and --memory-budget-gib above 0")
     changes = {name: getattr(options, name) for name in ("size", "batch_size", "refinement_steps")}
     changes |= {name: getattr(options, name) for name in ("num_slots", "num_layers", "decoder")}
-    if options.sweep and (options.preset or any(value is not None for value in changes.values())):
-        raise InputError("a sweep has its own models and shapes: name no others")
+    if (options.sweep or options.models) and (options.preset or any(value is not None for value in changes.values())):
+        raise InputError("--sweep and --models have their own models and shapes: name no others")
     if options.out is not None and (not options.sweep or options.out.is_file()):
         raise InputError(f"--out {options.out}: name a folder, for the pictures of a --sweep")
     if options.memory_budget_gib is not None and not (options.memory or options.sweep):
@@ -756,6 +761,10 @@ def benchmark(words: Sequence[str]) -> int:
             for point in points:
                 rows += largest_batch_rows([point], precisions, device, budget or 11 * 2**30)
                 advance(1)
+    elif options.models:
+        jobs = [Job(point, SWEEP) for point in model_points()]
+        with bar("measuring", num_calls(jobs, precisions[-1:], device, options.rounds)) as advance:
+            rows = over_first(time_rows(jobs, precisions[-1:], device, options.rounds, advance))
     else:
         names = SHAPES if options.preset is None else [options.preset]
         points = [point for name in names for point in preset_points(name, **changes)]
@@ -791,6 +800,7 @@ def _print_measured(rows: list[dict[str, Any]]) -> None:
 
 NOTES = {
     "over_first": "the first",
+    "time_over_first": "the first",
     "over_encoder_and_attention": "encoder and attention alone",
     "over_floor": "the floor",
 }

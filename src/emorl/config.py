@@ -129,6 +129,8 @@ T = TypeVar("T")
 
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples they were."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

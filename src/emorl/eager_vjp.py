@@ -7,6 +7,9 @@ makes memory independent of the number of refinement steps and saves a decoder b
 
 For the same reason a batch can be decoded a few images at a time: memory does not grow with the batch either, and
 on a CPU the activations stay in the cache.
+
+A network whose output is used later, so that its gradient is not known yet, is run again in the backward instead
+(`recomputed`): memory is that of a few images too, at the price of one more forward.
 """
 
 from __future__ import annotations
@@ -103,3 +106,40 @@ def decode_only(decode: Decode, z: Tensor, chunk: int | None = None) -> EagerNLL
             parts.append((per_image, torch.zeros_like(z[rows]), extra))
         per_image, grad_z, extra = _joined(parts)
     return EagerNLL(per_image.sum(), per_image, grad_z, extra)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[[slice], Tensor], count: int, chunk: int, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        ctx.function, ctx.rows = function, chunks(count, chunk)
+        return torch.cat([function(rows) for rows in ctx.rows])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.function is None:
+            raise RuntimeError("the inputs of a recomputed network are gone: backward runs only once")
+        function, ctx.function = ctx.function, None
+        parameters = ctx.saved_tensors
+        trained = [p for p in parameters if p.requires_grad]
+        sums: list[Tensor] = []
+        for rows in ctx.rows:
+            with torch.enable_grad():
+                grads = torch.autograd.grad(function(rows), trained, grad_outputs[0][rows])
+            sums = [total.add_(grad) for total, grad in zip(sums, grads, strict=True)] if sums else list(grads)
+        remaining = iter(sums)
+        return (None, None, None, *(next(remaining) if p.requires_grad else None for p in parameters))
+
+
+def recomputed(
+    function: Callable[[slice], Tensor], parameters: Sequence[Tensor], count: int, chunk: int | None = None
+) -> Tensor:
+    """`function` of `count` images, `chunk` at a time, its results joined along their first axis.
+
+    Differentiable once with respect to `parameters` and to nothing else: whatever `function` holds must be cut off
+    from its past. Its activations are not kept; the backward runs it again.
+    """
+    size = max(1, min(count, chunk or count))
+    joined: Tensor = _Recomputed.apply(function, count, size, *parameters)  # type: ignore[no-untyped-call]
+    return joined

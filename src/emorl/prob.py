@@ -73,11 +73,83 @@ def gaussian_nll(images: Tensor, log_masks: Tensor, components: Tensor, sigma: f
     return squares / (2 * sigma**2) + images[0].numel() * math.log(sigma)
 
 
-def mixture_nll(images: Tensor, log_masks: Tensor, components: Tensor, sigma: float) -> Tensor:
-    """-log sum_k m_k N(x; y_k, sigma), mixed in every channel by itself, per image (B): paper eq. 13."""
-    log_normal = -(images.unsqueeze(1) - components).square() / (2 * sigma**2)  # B K 3 H W
-    log_mixture = torch.logsumexp(log_masks + log_normal, dim=1)  # B 3 H W
+def mixture_nll(images: Tensor, log_masks: Tensor, components: Tensor, sigma: float | Tensor) -> Tensor:
+    """-log sum_k m_k N(x; y_k, sigma), mixed in every channel by itself, per image (B): paper eq. 13.
+
+    `sigma` may also be a tensor K, one for each slot.
+    """
+    squares = (images.unsqueeze(1) - components).square()  # B K 3 H W
+    if isinstance(sigma, Tensor):
+        sigma = sigma.view(-1, 1, 1, 1)
+        log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2) - sigma.log(), dim=1)  # B 3 H W
+        return -log_mixture.sum(dim=(1, 2, 3))
+    log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2), dim=1)  # B 3 H W
     return images[0].numel() * math.log(sigma) - log_mixture.sum(dim=(1, 2, 3))
 
 
 LIKELIHOODS = {"gaussian": gaussian_nll, "mixture": mixture_nll}
+
+Density = Literal["gaussian", "logistic"]
+"""Of one colour value around that of a slot."""
+
+
+def log_density(x: Tensor, mean: Tensor, scale: float, density: Density) -> Tensor:
+    """log f(x; mean, scale) of every element; the Gaussian's without its 0.5 log(2 pi), the logistic's as it is."""
+    u = (x - mean) / scale
+    return (2 * F.logsigmoid(u) - u if density == "logistic" else -0.5 * u.square()) - math.log(scale)
+
+
+def log_density_slope(x: Tensor, mean: Tensor, scale: float, density: Density) -> Tensor:
+    """d log f / d mean of every element."""
+    u = (x - mean) / scale
+    return (torch.tanh(u / 2) if density == "logistic" else u) / scale
+
+
+class PixelMixture(NamedTuple):
+    """log sum_k m_k f_k(x) at every pixel, and what it is made of; C = 1, or 3 where channels are mixed apart."""
+
+    log_masks: Tensor
+    """B K 1 H W."""
+    log_densities: Tensor
+    """log f_k, B K C H W."""
+    log_prob: Tensor
+    """B 1 C H W."""
+
+    def nll(self) -> Tensor:
+        """-log p(x) per image (B)."""
+        return -self.log_prob.sum(dim=(1, 2, 3, 4))
+
+    def shares(self) -> Tensor:
+        """m_k f_k / sum_j m_j f_j, B K C H W: how far each slot explains what is seen; sums to one over K."""
+        return (self.log_masks + self.log_densities - self.log_prob).exp()
+
+    def gain(self) -> Tensor:
+        """log p(x) - log p(x without slot k), B K C H W: the others' masks are scaled to sum to one.
+
+        Zero where there is one slot.
+        """
+        if self.log_masks.shape[1] == 1:
+            return torch.zeros_like(self.log_densities)
+        joint = self.log_masks + self.log_densities
+        return self.log_prob - _log_sum_of_others(joint) + _log_sum_of_others(self.log_masks)
+
+
+def _log_sum_of_others(x: Tensor) -> Tensor:
+    """log sum_{j != k} exp x_j for every k of axis 1, summed anew: of a sum less its largest part only rounding is left."""
+    rest = [torch.cat([x[:, :k], x[:, k + 1 :]], dim=1) for k in range(x.shape[1])]
+    return torch.stack([torch.logsumexp(others, dim=1) for others in rest], dim=1)
+
+
+def pixel_mixture(
+    images: Tensor, log_masks: Tensor, components: Tensor, scale: float, density: Density, joint: bool = True
+) -> PixelMixture:
+    """A mixture over slots at every pixel, whose three channels all belong to one slot (Greff et al. 2019).
+
+    images B 3 H W in [0, 1], log_masks B K 1 H W, components B K 3 H W. Without `joint` every channel is mixed by
+    itself: with Gaussian densities that is `mixture_nll`.
+    """
+    log_densities = log_density(images.unsqueeze(1), components, scale, density)  # B K 3 H W
+    if joint:
+        log_densities = log_densities.sum(dim=2, keepdim=True)  # B K 1 H W
+    log_prob = torch.logsumexp(log_masks + log_densities, dim=1, keepdim=True)
+    return PixelMixture(log_masks, log_densities, log_prob)

@@ -20,7 +20,7 @@ from emorl.config import TrainConfig
 from emorl.errors import InputError
 from emorl.geco import ZETA_MIN
 from emorl.models import build_model
-from emorl.models.efficientmorl import as_released
+from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.runs import load_tensors, make_weights
 
 _PREFIXES = {
@@ -134,6 +134,8 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
 
     `config` is the run it was trained with; raises InputError where the parameters do not fit it.
     """
+    if not isinstance(config.model, EfficientMORLConfig):
+        raise InputError("the authors' checkpoints are of EfficientMORL: name one of its presets")
     model = build_model(as_released(config.model))
     assert isinstance(model, nn.Module)
     try:

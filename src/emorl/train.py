@@ -523,7 +523,7 @@ def _progress(config: TrainConfig, step: int, wanted: bool) -> Iterator[Callable
 
         def show(steps: int, row: dict[str, Any]) -> None:
             if row:
-                shown = [f"{name} {row[name]:.1f}" for name in ("loss", "nll", "kl") if row[name] is not None]
+                shown = [f"{name} {row[name]:.4g}" for name in ("loss", "nll", "kl") if row.get(name) is not None]
                 skipped = [f"skipped {row['skipped_steps']}"] if row["skipped_steps"] else []
                 values = "  ".join(shown + skipped)
                 progress.update(task, values=values)

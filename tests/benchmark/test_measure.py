@@ -21,7 +21,9 @@ from emorl.benchmark.measure import (
     floor_rows,
     largest_batch_rows,
     memory_rows,
+    model_points,
     num_calls,
+    over_first,
     preset_points,
     sweep_points,
     time_rows,
@@ -29,6 +31,7 @@ from emorl.benchmark.measure import (
 )
 from emorl.benchmark.timing import Rates
 from emorl.errors import InputError
+from emorl.models import MODELS, model_name
 from emorl.models.efficientmorl import EfficientMORLConfig
 from emorl.precision import CHUNK_BYTES, Precision
 from emorl.presets import preset
@@ -215,7 +218,26 @@ def test_the_sweep_is_that_of_the_paper() -> None:
         assert {point.size for point in own} == {(side, side) for side in sides}
         assert all((p.model.decoder, p.refinement_steps, p.batch_size) == (decoder, count, 4) for p in own)
         assert all((p.model.num_slots, p.model.num_layers) == (7, 3) for p in own)
-    assert {p.model.num_slots for p in points} == {7, 11} and {p.model.num_layers for p in points} == {1, 3}
+    assert {p.model.num_slots for p in points} == {7, 11}
+    assert {p.model.num_layers for p in points if isinstance(p.model, EfficientMORLConfig)} == {1, 3}
+    for name in ("IODINE", "IODINE, flattened", "Slot Attention", "GENESIS"):
+        own = [point for point in points if point.name == name]
+        assert {point.size for point in own} == {(side, side) for side in sides}
+        assert all(p.model.num_slots == 7 and p.refinement_steps == p.model.refinement_steps for p in own)
+
+
+def test_every_model_is_compared_at_one_shape() -> None:
+    points = model_points()
+    assert {model_name(point.model) for point in points} == set(MODELS)
+    assert {(point.size, point.batch_size, point.model.num_slots) for point in points} == {((96, 96), 4, 7)}
+    assert (points[0].name, points[0].refinement_steps) == ("clevr6", 1)  # what the others are compared with
+
+
+def test_times_are_told_over_those_of_the_first() -> None:
+    rows = over_first(
+        rows_of([Job(TINY, ("step", "forward")), Job(replace(TINY, batch_size=4), ("step",))], ("float32",))
+    )
+    assert [row["time_over_first"] for row in rows] == [1, 1, rows[2]["ours_s"] / rows[0]["ours_s"]]
 
 
 @pytest.mark.gpu

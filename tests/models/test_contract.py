@@ -28,6 +28,8 @@ from emorl.train import train
 NO_PRIOR = {"slot-attention", "slot-mlp"}
 ENCODE_BY_MEANS = {"genesis", "genesis-s"}
 """Their codes are means of a chain of means; in `infer`, every link of the chain sees a sample of the one before."""
+UNTRAINED = {"attention.colour.bias"}
+"""Of GENESIS-v2, whose embedding is used in differences alone; it is counted among the published parameters."""
 FIXED_NUM_SLOTS = {"slot-mlp"}
 
 
@@ -180,8 +182,8 @@ def test_convolutions_run_in_bfloat16(name: str) -> None:
     place(model, torch.device("cpu"), "bfloat16")
     after = model.loss(images, model.initial_state(), noise=0)
     assert after.total.dtype == torch.float32
-    assert float(after.total) != float(before.total)
-    assert float(after.total) == pytest.approx(float(before.total), rel=0.02)
+    assert after.total.item() != before.total.item()
+    assert after.total.item() == pytest.approx(before.total.item(), rel=0.02)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -231,7 +233,7 @@ def test_every_weight_is_trained(run: tuple[str, Path]) -> None:
     assert end is not None
     trained = load_file(end / "weights.safetensors")
     same = [key for key, before in fresh.named_parameters() if torch.equal(before, trained[key])]
-    assert not same
+    assert set(same) <= UNTRAINED
 
 
 def test_metrics_are_finite(run: tuple[str, Path]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from emorl.nn.init import xavier_small_
+from emorl.nn.init import keras_, xavier_small_
 
 
 def test_linear_and_convolution_layers_get_small_weights_and_no_bias() -> None:
@@ -39,3 +39,21 @@ def test_nested_layers_are_found_and_other_modules_left_alone() -> None:
     assert float(inner.weight.detach().abs().max()) < 0.05
     for n, p in (*norm.named_parameters(), *cell.named_parameters()):
         assert torch.equal(p, before[n])
+
+
+def test_keras_weights_are_glorot_uniform_and_recurrent_ones_orthogonal() -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(200, 300), nn.Conv2d(40, 60, 3), nn.ConvTranspose2d(60, 40, 5)])
+    cell, norm = nn.GRUCell(30, 20), nn.LayerNorm(4)
+    keras_(layers, nn.Sequential(nn.Sequential(cell), norm))
+    found = [(layer.weight, fans) for layer, fans in zip(layers, (500, 9 * 100, 25 * 100), strict=True)]
+    for weight, fans in [*found, (cell.weight_ih, 30 + 3 * 20)]:
+        assert isinstance(weight, torch.Tensor)
+        bound = math.sqrt(6 / fans)
+        assert 0.98 * bound < float(weight.detach().abs().max()) <= bound
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+    torch.testing.assert_close(cell.weight_hh.T @ cell.weight_hh, torch.eye(20), atol=1e-5, rtol=0)
+    for bias in (cell.bias_ih, cell.bias_hh, *(layer.bias for layer in layers)):
+        assert isinstance(bias, torch.Tensor)
+        assert torch.equal(bias, torch.zeros_like(bias))
+    assert torch.equal(norm.weight, torch.ones(4))

@@ -6,7 +6,7 @@ Results are rows, plain dictionaries as they stand in JSON files: `what`, `confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from emorl.benchmark.plain import PlainEfficientMORL
 from emorl.benchmark.timing import floor_seconds, interleaved, machine, machine_rates
 from emorl.engine import EAGER_STEPS, Engine
 from emorl.errors import InputError
-from emorl.models import ModelConfig, build_model, model_name
+from emorl.models import MODELS, ModelConfig, build_model, model_name
 from emorl.models.base import InferOptions, images_to_unit
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
 from emorl.noise import StepNoise
@@ -161,7 +161,7 @@ def preset_points(
 
 def at_size(model: ModelConfig, size: tuple[int, int]) -> ModelConfig:
     """The same model for images of another size, of which some have to know."""
-    return model if model.image_size is None else replace(model, image_size=size)  # type: ignore[call-arg]
+    return model if model.image_size is None else replace(model, image_size=size)  # type: ignore[arg-type]
 
 
 SWEEP = ("step", "forward", "encode")
@@ -178,16 +178,39 @@ def usual_jobs(points: Sequence[Point]) -> Iterator[Job]:
         yield Job(replace(point, refinement_steps=0), ("encode", "encoder_and_attention"))
 
 
+def model_points() -> list[Point]:
+    """Every model as it is for CLEVR6 at 96x96, four images; EfficientMORL with I = 1 and 0, others with their own."""
+    ours = preset_points("clevr6", refinement_steps=(1, 0))
+    others = [f"{name}/clevr6" for name in MODELS if name != "efficientmorl"]
+    return [*ours, *(point for name in [*others, "iodine/clevr6-flatten"] for point in preset_points(name))]
+
+
+COMPARED = {
+    "IODINE": "iodine/clevr6",
+    "IODINE, flattened": "iodine/clevr6-flatten",
+    "Slot Attention": "slot-attention/clevr6",
+    "GENESIS": "genesis/clevr6",
+}
+"""The other models of the paper's Fig. 10. Its IODINE is a re-implementation that flattens the refinement network's map,
+the released one averages over it."""
+
+
 def sweep_points() -> list[Point]:
-    """The paper's Fig. 10 and 22: CLEVR6's model, four images; E-1 has I = 1, E-1-S the deconvolutional decoder."""
-    base = preset("clevr6").model
+    """The paper's Fig. 10 and 22: CLEVR6's models, four images; E-1 has I = 1, E-1-S the deconvolutional decoder."""
+    base, sides = preset("clevr6").model, (64, 96, 128)
+    assert isinstance(base, EfficientMORLConfig)
     small = replace(base, decoder="deconv")
-    sides = (64, 96, 128)
+    others = {name: preset(source).model for name, source in COMPARED.items()}
     return [
         *(Point(f"E-{count}", base, (side, side), 4, count) for count in (0, 1, 3) for side in sides),
         *(Point("E-1-S", small, (side, side), 4, 1) for side in sides),
         Point("E-1, K = 11", replace(base, num_slots=11), (96, 96), 4, 1),
         Point("E-1, L = 1", replace(base, num_layers=1), (96, 96), 4, 1),
+        *(
+            Point(name, at_size(model, (side, side)), (side, side), 4, model.refinement_steps)
+            for name, model in others.items()
+            for side in sides
+        ),
     ]
 
 
@@ -223,6 +246,12 @@ def time_rows(
                 if what == "encode" and "encoder_and_attention" in job.whats:
                     row["over_encoder_and_attention"] = ours.median / times["encoder_and_attention", precision].median
                 yield row
+
+
+def over_first(rows: Iterable[Row]) -> list[Row]:
+    """Rows of several models with their time over that of the first one's row of the same kind."""
+    first: dict[str, float] = {}
+    return [row | {"time_over_first": row["ours_s"] / first.setdefault(row["what"], row["ours_s"])} for row in rows]
 
 
 def num_calls(work: Sequence[Job], precisions: Sequence[Precision], device: torch.device, rounds: int) -> int:

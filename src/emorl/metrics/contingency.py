@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -25,13 +27,37 @@ def contingency(true_labels: np.ndarray, predicted_labels: np.ndarray) -> np.nda
     num_true, num_predicted = _num_labels(true_labels), _num_labels(predicted_labels)
     num_images = len(true_labels)
 
-    # The cell of a pixel in the flattened table, built in place: the whole batch in one array of indices.
-    cell = true_labels.astype(np.intp)  # B H W
-    cell += num_true * np.arange(num_images)[:, None, None]
-    cell *= num_predicted
-    cell += predicted_labels.astype(np.intp, copy=False)
-    counts = np.bincount(cell.ravel(), minlength=num_images * num_true * num_predicted)
+    # The cells of a few images' tables at a time, in two bytes a pixel where these can number them: what is written
+    # then stays in the processor's cache.
+    num_cells, num_pixels = num_true * num_predicted, max(true_labels[:1].size, 1)
+    dtype: type[np.integer[Any]] = np.intp
+    at_once = 1
+    if num_cells < 65_536:
+        dtype, at_once = np.uint16, max(1, min(65_536 // num_cells, 262_144 // num_pixels))
+    first = (np.arange(at_once) * num_true).astype(dtype)[:, None, None]
+    counts = np.empty((num_images, num_cells), np.int64)
+    for start in range(0, num_images, at_once):
+        part = slice(start, start + at_once)
+        cell = true_labels[part].astype(dtype)  # b H W
+        cell += first[: len(cell)]
+        cell *= dtype(num_predicted)
+        cell += predicted_labels[part].astype(dtype, copy=False)
+        counts[part] = np.bincount(cell.ravel(), minlength=len(cell) * num_cells).reshape(-1, num_cells)
     return counts.reshape(num_images, num_true, num_predicted)  # B T P
+
+
+def overlaps(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union of every pair of labels, from contingency tables.
+
+    Args:
+        counts: B T P, from `contingency`.
+
+    Returns:
+        B T P, float64 in [0, 1]; 0 where the two share no pixel, also if neither occurs.
+    """
+    union = counts.sum(axis=2)[:, :, None] + counts.sum(axis=1)[:, None, :] - counts
+    result: np.ndarray = counts / np.maximum(union, 1)
+    return result
 
 
 def _num_labels(labels: np.ndarray) -> int:

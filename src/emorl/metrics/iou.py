@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from emorl.metrics.contingency import contingency
+from emorl.metrics.contingency import contingency, overlaps
 
 
 class Matching(NamedTuple):
@@ -36,11 +36,9 @@ def match(true_labels: np.ndarray, predicted_labels: np.ndarray, include_backgro
         ValueError: if the shapes differ, a label is negative, or labels are not integers.
     """
     counts = contingency(true_labels, predicted_labels)  # B T P
-    true_area, predicted_area = counts.sum(axis=2), counts.sum(axis=1)  # B T, B P
-    union = true_area[:, :, None] + predicted_area[:, None, :] - counts
-    iou = counts / np.maximum(union, 1)  # B T P
+    iou = overlaps(counts)  # B T P
 
-    occurs = true_area > 0
+    occurs = counts.sum(axis=2) > 0  # B T
     if not include_background:
         occurs[:, 0] = False
     predicted = np.full(occurs.shape, -1, dtype=np.int64)

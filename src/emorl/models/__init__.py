@@ -8,8 +8,23 @@ from typing import Any
 
 from emorl.models.base import Model
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
+from emorl.models.genesis import Genesis, GenesisConfig, GenesisSConfig
+from emorl.models.genesis_v2 import GenesisV2, GenesisV2Config
+from emorl.models.iodine import Iodine, IodineConfig
+from emorl.models.monet import MONet, MONetConfig
+from emorl.models.slot_attention import SlotAttention, SlotAttentionConfig
+from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
-ModelConfig = EfficientMORLConfig
+ModelConfig = (
+    EfficientMORLConfig
+    | GenesisConfig
+    | GenesisSConfig
+    | GenesisV2Config
+    | IodineConfig
+    | MONetConfig
+    | SlotAttentionConfig
+    | SlotMLPConfig
+)
 """Any model's config."""
 
 
@@ -21,7 +36,16 @@ class ModelEntry:
     config: type[ModelConfig]
 
 
-MODELS = {"efficientmorl": ModelEntry(EfficientMORL, EfficientMORLConfig)}
+MODELS = {
+    "efficientmorl": ModelEntry(EfficientMORL, EfficientMORLConfig),
+    "genesis": ModelEntry(Genesis, GenesisConfig),
+    "genesis-s": ModelEntry(Genesis, GenesisSConfig),
+    "genesis-v2": ModelEntry(GenesisV2, GenesisV2Config),
+    "iodine": ModelEntry(Iodine, IodineConfig),
+    "monet": ModelEntry(MONet, MONetConfig),
+    "slot-attention": ModelEntry(SlotAttention, SlotAttentionConfig),
+    "slot-mlp": ModelEntry(SlotMLP, SlotMLPConfig),
+}
 """Name in presets, weights folders and results -> model."""
 
 

@@ -13,3 +13,21 @@ def xavier_small_(*modules: nn.Module, gain: float = 0.02) -> None:
                 nn.init.xavier_normal_(layer.weight, gain=gain)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+
+def keras_(*modules: nn.Module) -> None:
+    """Keras's defaults for everything inside `modules`: Glorot-uniform weights and zero biases.
+
+    The recurrent weights of a GRU are orthogonal, its three gates taken as one matrix.
+    """
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.GRUCell):
+                nn.init.xavier_uniform_(layer.weight_ih)
+                nn.init.orthogonal_(layer.weight_hh)
+                nn.init.zeros_(layer.bias_ih)
+                nn.init.zeros_(layer.bias_hh)

@@ -6,10 +6,21 @@ import difflib
 
 from emorl.config import TrainConfig
 from emorl.errors import InputError
-from emorl.presets import efficientmorl
-from emorl.presets.base import Preset
+from emorl.presets import efficientmorl, genesis, genesis_v2, iodine, monet, slot_attention, slot_mlp
+from emorl.presets.base import Preset, on_small_sprites
 
-PRESETS: dict[str, Preset] = {**efficientmorl.PRESETS}
+PRESETS: dict[str, Preset] = {
+    **efficientmorl.PRESETS,
+    **genesis.PRESETS,
+    **genesis_v2.PRESETS,
+    **iodine.PRESETS,
+    **monet.PRESETS,
+    **slot_attention.PRESETS,
+    **slot_mlp.PRESETS,
+}
+for _model in [name.removesuffix("/nano") for name in PRESETS if name.endswith("/nano")]:
+    for _data in ("multi-dsprites", "multi-dsprites-textured"):
+        PRESETS[f"{_model}/{_data}-32"] = on_small_sprites(PRESETS[f"{_model}/nano"], _data)
 
 
 def full_name(name: str) -> str:

@@ -11,6 +11,21 @@ Preset = Callable[[], TrainConfig]
 """A function that returns a full config; the first line of its docstring is what the user is told of it."""
 
 
+def on_small_sprites(nano: Preset, data: str) -> Preset:
+    """A nano preset on a generator of Multi-dSprites, whose pictures are brought to 32x32."""
+
+    def preset() -> TrainConfig:
+        config = nano()
+        changes: dict[str, object] = {"num_slots": 6}
+        if config.model.image_size is not None:
+            changes["image_size"] = (32, 32)
+        model = replace(config.model, **changes)  # type: ignore[arg-type]
+        return replace(config, model=model, data=data, image_size=(32, 32), fit="centre")
+
+    preset.__doc__ = f"The nano model on {data} at 32x32."
+    return preset
+
+
 def variant(base: Preset, **changes: object) -> Preset:
     """A preset whose model has other values."""
 

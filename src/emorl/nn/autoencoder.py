@@ -1,0 +1,110 @@
+"""What stands around the slots of Slot Attention and of Slot MLP: encoders, decoders and the squared error.
+
+A slot is decoded to a colour y_k and a mask logit a_k at each pixel, neither of them squashed:
+
+    m = softmax over slots of a;   x^ = sum_k m_k y_k;   error = mean over pixels and channels of (x - x^)^2
+
+Inside, pictures x and colours y are in [-1, 1], as in the released code of Slot Attention (model.py, train.py). What
+is handed out is mapped to [0, 1] and clamped, since nothing keeps the colours of a slot in range, least of all where
+its mask is small.
+
+Axes: B images, K slots, D slot width, C feature channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from emorl.eager_vjp import EagerNLL, chunks, decode_and_differentiate
+from emorl.nn.decoders import ConvDecoder, DeconvDecoder, small_decoder, subpixel_decoder
+from emorl.nn.encoders import FeatureEncoder, ImageEncoder, conv_encoder, conv_layers, patch_encoder, patch_layers
+from emorl.types import Decoding, Inference
+
+Encoder = Literal["conv", "patch"]
+"""Four 5x5 convolutions at every pixel, the paper's; or ours for laptops, at patches of pixels."""
+Decoder = Literal["deconv", "small", "subpixel"]
+"""The paper's for CLEVR; convolutions at every pixel, for small pictures; or ours for laptops, at patches of pixels."""
+
+NORM_EPSILON = 1e-3
+"""Of every LayerNorm: Keras's default; PyTorch's is 1e-5."""
+
+ENCODER_PATCH, ENCODER_LAYERS = 2, 3
+"""Of the patch encoder: pixels per token and side, and convolutions."""
+DECODER_PATCH, DECODER_CHANNELS, DECODER_LAYERS, DECODER_WAVES = 4, 64, 4, 4
+"""Of the sub-pixel decoder, see `emorl.nn.decoders.subpixel_decoder`."""
+
+
+def token_encoder(kind: Encoder, channels: int) -> ImageEncoder:
+    """Images -> tokens B N C."""
+    if kind == "conv":
+        return conv_encoder(channels, NORM_EPSILON)
+    return patch_encoder(channels, ENCODER_PATCH, ENCODER_LAYERS, NORM_EPSILON)
+
+
+def feature_encoder(kind: Encoder, channels: int) -> FeatureEncoder:
+    """Images -> feature maps B C h w: the same without its network on tokens."""
+    if kind == "conv":
+        return FeatureEncoder(conv_layers(channels), channels)
+    return FeatureEncoder(patch_layers(channels, ENCODER_PATCH, ENCODER_LAYERS), channels, ENCODER_PATCH)
+
+
+def slot_decoder(kind: Decoder, dim: int) -> ConvDecoder | DeconvDecoder:
+    """Slots -> mask logits and colours."""
+    if kind == "deconv":
+        return DeconvDecoder(dim)
+    if kind == "small":
+        return small_decoder(dim)
+    return subpixel_decoder(dim, DECODER_CHANNELS, DECODER_PATCH, DECODER_LAYERS, DECODER_WAVES)
+
+
+def decode_linear(
+    decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots B K D -> masks B K 1 H W, colours B K 3 H W and their mixture B 3 H W, around [-1, 1]."""
+    out = decoder(slots.flatten(0, 1), *size).unflatten(0, slots.shape[:2])  # B K 4 H W
+    masks, colours = out[:, :, 3:].softmax(dim=1), out[:, :, :3]
+    return masks, colours, (masks * colours).sum(dim=1)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], clamped."""
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def decode_to_unit(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]) -> Decoding:
+    """Slots B K D -> masks and clamped components at H W = size."""
+    masks, colours, _ = decode_linear(decoder, slots, size)
+    return Decoding(masks, to_unit(colours))
+
+
+def pictures_of(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]) -> Inference:
+    """The scene of slots B K D at H W = size, decoded a few images at a time.
+
+    `reconstruction` is the mixture that the loss sees, clamped; the components are clamped each by itself, so their
+    mixture departs from it where one of them is out of range.
+    """
+    parts = []
+    for rows in chunks(len(slots), decoder.images_per_chunk(slots.shape[1], *size)):
+        masks, colours, mixture = decode_linear(decoder, slots[rows], size)
+        parts.append((masks, to_unit(colours), to_unit(mixture)))
+    masks, components, reconstruction = map(torch.cat, zip(*parts, strict=True))
+    return Inference(masks, components, reconstruction, slots)
+
+
+def squared_error(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, images: Tensor) -> EagerNLL:
+    """Mean over pixels and channels of (x - x^)^2, both in [-1, 1], per image; images B 3 H W in [0, 1].
+
+    The loss meets the decoder only through the slots, so a few images at a time are decoded and differentiated at
+    once: the same gradients, in less memory and, on a CPU, in less time (see docs/models/slot-attention.md).
+    """
+    size = (images.shape[2], images.shape[3])
+
+    def decode(slots: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        mixture = decode_linear(decoder, slots, size)[2]
+        return (images[rows] * 2 - 1 - mixture).square().mean(dim=(1, 2, 3)), ()
+
+    chunk = decoder.images_per_chunk(slots.shape[1], *size)
+    return decode_and_differentiate(decode, slots, list(decoder.parameters()), chunk)

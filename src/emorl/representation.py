@@ -1,0 +1,204 @@
+"""What the codes of weights are worth: how disentangled, how readable, how much each number of them shows.
+
+One pass over a data source collects codes, labels and true factors; everything else is a function of those. Codes are
+posterior means, or the plain slots of a model without a posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from emorl.data.base import Source
+from emorl.errors import InputError
+from emorl.evaluate import infer
+from emorl.metrics.activeness import activeness, value_grid
+from emorl.metrics.dci import dci, dci_released
+from emorl.metrics.factors import FactorScores
+from emorl.metrics.properties import linear_probe, match_slots, mlp_probe
+from emorl.metrics.slots import slot_count_error, slot_usage, stability
+from emorl.models.base import InferOptions, Model
+
+DISCRETE = ("shape", "size", "material")
+"""Factors that are classes although files may hold them as floats; beside all that are integers."""
+MIN_PIXELS = 4
+"""Fewer pixels do not make a slot one that is in use."""
+AT_ONCE = 24
+"""Pictures decoded together."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent on what takes long."""
+
+    images: int = 1000
+    """Of the source, at most: codes, factors, slots."""
+    activeness_images: int = 100
+    """As the paper; every number of the code is set to six values in each."""
+    stability_images: int = 100
+    repeats: int = 3
+    """Inferences of each of those with different noise."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Codes and labels of images."""
+
+    codes: np.ndarray
+    """N K D: means."""
+    samples: np.ndarray
+    """N K D: posterior samples, whose range activeness covers; the means where there is no posterior."""
+    labels: np.ndarray
+    """N H W: winning slots."""
+    true_labels: np.ndarray | None
+    visibility: np.ndarray | None
+    factors: dict[str, np.ndarray]
+
+
+def collect(
+    model: Model,
+    source: Source,
+    count: int,
+    options: InferOptions,
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> Collected:
+    """Look at the first `count` images of a source."""
+    parts = []
+    for start in range(0, count, batch_size):
+        scenes = source.read(np.arange(start, min(count, start + batch_size)))
+        found = infer(model, scenes, options, seed)
+        codes = found.steps[-1].posterior.mean if found.steps else found.slots
+        labels = found.masks[:, :, 0].argmax(dim=1)
+        parts.append((codes.cpu().numpy(), found.slots.cpu().numpy(), labels.cpu().numpy(), scenes))
+        progress(len(scenes))
+    codes, samples, labels, batches = zip(*parts, strict=True)
+    first = batches[0]
+
+    def joined(values: list[np.ndarray | None]) -> np.ndarray | None:
+        return None if values[0] is None else np.concatenate([value for value in values if value is not None])
+
+    return Collected(
+        np.concatenate(codes),
+        np.concatenate(samples),
+        np.concatenate(labels),
+        joined([batch.mask for batch in batches]),
+        joined([batch.visibility for batch in batches]),
+        {name: np.concatenate([batch.factors[name] for batch in batches]) for name in first.factors},
+    )
+
+
+def rendered_dimensions(
+    model: Model, seen: Collected, count: int, seed: int, size: tuple[int, int], progress: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    """For each number of the code: pictures N S 3 H W of the first images, with it set to S values in one slot of each.
+
+    The slot is drawn evenly for each image, and the values cover the range of the samples (released code).
+    """
+    assert isinstance(model, nn.Module)
+    device = next(model.parameters()).device
+    grid = value_grid(seen.samples)  # D S
+    codes = torch.from_numpy(seen.codes[:count])
+    slot = torch.from_numpy(np.random.default_rng(seed).integers(codes.shape[1], size=len(codes)))
+    num_values = grid.shape[1]
+    rows = torch.arange(len(codes)).repeat_interleave(num_values)  # N S
+    for d in range(codes.shape[2]):
+        edited = codes[rows].clone()  # NS K D
+        values = torch.from_numpy(grid[d]).to(edited).repeat(len(codes))
+        edited[torch.arange(len(edited)), slot[rows], d] = values
+        with torch.no_grad():
+            pictures = [model.decode(part.to(device), size).reconstruction.cpu() for part in edited.split(AT_ONCE)]
+        yield torch.cat(pictures).unflatten(0, (len(codes), num_values)).numpy()
+        progress(1)
+
+
+def describe(
+    model: Model,
+    source: Source,
+    *,
+    options: InferOptions = InferOptions(),
+    seed: int = 0,
+    batch_size: int = 64,
+    budget: Budget = Budget(),
+    progress: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Any]:
+    """Everything results.json says of codes and slots, as plain values; `progress` is told of images and dimensions.
+
+    `slots`: usage by slot, error of the count of objects. `stability`. `activeness`: D numbers, most active first in
+    `order`. Where there are factors of objects: `dci`, `dci_released`, `linear_probe`, `mlp_probe`, with the number of
+    objects that they are of. Raises InputError for a source whose images have different sizes.
+    """
+    size = source.size
+    if size is None:
+        raise InputError(f"{source.name}: codes are compared on images of one size: give one, or leave out --codes")
+    count = min(len(source), budget.images)
+    seen = collect(model, source, count, options, seed, batch_size, progress)
+    usage = slot_usage(seen.labels, seen.codes.shape[1], MIN_PIXELS)
+    found: dict[str, Any] = {
+        "slots": {"share": usage.share.tolist(), "frequency": usage.frequency.tolist(), "num_images": count}
+    }
+    if seen.true_labels is not None:
+        error = slot_count_error(seen.true_labels, seen.labels, MIN_PIXELS)
+        found["slots"] |= {"count_error": float(error.mean()), "absolute_count_error": float(np.abs(error).mean())}
+
+    again = min(count, budget.stability_images)
+    labelings = [seen.labels[:again]]
+    for repeat in range(1, budget.repeats):
+        labelings.append(collect(model, source, again, options, seed + repeat, batch_size, lambda images: None).labels)
+    truth = None if seen.true_labels is None else seen.true_labels[:again]
+    values = stability(np.stack(labelings), truth)
+    found["stability"] = {"mean": float(np.nanmean(values)), "repeats": budget.repeats, "num_images": again}
+
+    rendered = rendered_dimensions(model, seen, min(count, budget.activeness_images), seed, size, progress)
+    active = activeness(rendered)
+    found["activeness"] = {"values": active.tolist(), "order": np.argsort(-active).tolist()}
+
+    if seen.factors and seen.true_labels is not None and seen.visibility is not None:
+        found |= of_objects(seen)
+    return found
+
+
+def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
+    """How far `describe` counts: images, and numbers of the code."""
+    width = model.encode(torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8), noise=0).shape[-1]
+    return min(len(source), budget.images) + width
+
+
+def of_objects(seen: Collected) -> dict[str, Any]:
+    """What the codes of matched slots say of the factors of their objects."""
+    assert seen.true_labels is not None and seen.visibility is not None
+    matched = match_slots(seen.codes, seen.labels, seen.true_labels, seen.visibility)
+    factors = {
+        name: values.astype(np.int64) if name in DISCRETE or np.issubdtype(values.dtype, np.integer) else values
+        for name, values in matched.factors(seen.factors).items()
+    }
+    if len(matched.codes) < 4 or not factors:
+        return {}
+    ours, released = dci(matched.codes, factors), dci_released(matched.codes, factors)
+    return {
+        "objects": {"matched": len(matched.codes), "without_slot": matched.num_dropped},
+        "dci": {
+            "disentanglement": ours.disentanglement,
+            "completeness": ours.completeness,
+            "informativeness": _scores(ours.informativeness),
+            "importance": {"factors": list(ours.factors), "values": ours.importance.tolist()},
+        },
+        "dci_released": {
+            "disentanglement": released.disentanglement,
+            "completeness": released.completeness,
+            "informativeness_train": released.informativeness_train,
+            "informativeness_test": released.informativeness_test,
+        },
+        "linear_probe": _scores(linear_probe(matched.codes, factors)),
+        "mlp_probe": _scores(mlp_probe(matched.codes, factors)),
+    }
+
+
+def _scores(scores: FactorScores) -> dict[str, dict[str, float]]:
+    return {"accuracy": dict(scores.accuracy), "r2": dict(scores.r2)}
