@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"config", "presets", "runs"},
     {"engine", "evaluate"},
     {"train"},
-    {"benchmark", "verify", "released", "decompose", "sample", "seeds"},
+    {"benchmark", "verify", "released", "decompose", "sample", "seeds", "representation"},
     {"cli"},
     {"__main__"},
 ]

@@ -30,7 +30,7 @@ from tests import tiny
 from tests.models.plain import random_weights
 
 Capture = pytest.CaptureFixture[str]
-SCORES = {"foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"}
+SCORES = {"foreground_ari", "ari", "miou", "miou_with_background", "mbo", "covering", "mse", "nll", "kl", "kl_stage1"}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,7 @@ WRONG = {
     "evaluate {files}/weights --num-images 321 --refinement-steps 0": "320",
     "evaluate {files}/weights --device abacus": "abacus",
     "evaluate {files}/weights --num-images 1 --json missing/results.json": "missing",
+    "evaluate {files}/weights --codes --num-slots 3 4": "one K and one I",
     "sample": "weights",
     "sample {files}/weights --num 0": "at least 1",
     "sample {files}/weights --out samples.gif": ".png or .pdf",

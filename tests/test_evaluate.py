@@ -25,7 +25,7 @@ from emorl.models.base import InferOptions
 from emorl.types import Batch, Inference
 from tests import tiny
 
-SCORES = {"foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"}
+SCORES = {"foreground_ari", "ari", "miou", "miou_with_background", "mbo", "covering", "mse", "nll", "kl", "kl_stage1"}
 
 
 @pytest.fixture(scope="module")

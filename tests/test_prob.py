@@ -202,8 +202,9 @@ def torchs(mean: Tensor, scale: float, density: Density) -> torch.distributions.
 @pytest.mark.parametrize("density", DENSITIES)
 def test_densities_are_torchs_and_the_gaussian_goes_without_its_constant(density: Density) -> None:
     x = torch.linspace(-0.5, 1.5, 101, dtype=torch.float64)
-    expected = torchs(torch.full_like(x, 0.4), 0.1, density).log_prob(x) + (CONSTANT if density == "gaussian" else 0)
-    torch.testing.assert_close(log_density(x, torch.tensor(0.4).double(), 0.1, density), expected, rtol=1e-9, atol=1e-9)
+    mean = torch.full_like(x, 0.4)
+    expected = torchs(mean, 0.1, density).log_prob(x) + (CONSTANT if density == "gaussian" else 0)
+    torch.testing.assert_close(log_density(x, mean, 0.1, density), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("density", DENSITIES)

@@ -58,6 +58,8 @@ from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.precision import Precision, native_bfloat16
 from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
+from emorl.representation import describe
+from emorl.representation import num_steps as num_describing_steps
 from emorl.runs import find_weights, load_weights, write_json
 from emorl.sample import sample as draw_scenes
 from emorl.seeds import SeedRow, over_seeds, train_seeds
@@ -539,6 +541,9 @@ class Evaluate:
     """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
     largest centred one; or the name of a window. none leaves them at their own. By default as for the training images,
     and crop for pictures."""
+    codes: bool = False
+    """Also say what the codes are worth: disentanglement (DCI), what simple predictors read from them, activeness of
+    every dimension, use of the slots, stability under other noise. Minutes; with one K and I."""
     posterior_mean: bool = False
     """Decode the posterior mean rather than a sample."""
     seed: int = 0
@@ -575,6 +580,8 @@ def evaluate(words: Sequence[str]) -> int:
         source = Subset(source, 0, options.num_images)
     rows = []
     sweep = [(k, i) for k in options.num_slots or (None,) for i in options.refinement_steps or (None,)]
+    if options.codes and len(sweep) > 1:
+        raise InputError("--codes goes with one K and one I: ask for a sweep without it")
     with bar("evaluating", len(source) * len(sweep)) as advance:
         for num_slots, steps in sweep:
             chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean)
@@ -589,9 +596,39 @@ def evaluate(words: Sequence[str]) -> int:
             row["options"] |= {"precision": options.precision, "split": split, "fit": fit}
             row["options"] |= {"protocol": protocol, "subset": subset}
             rows.append({"weights": options.weights, **row})
+    if options.codes:
+        chosen = InferOptions(*sweep[0], sample=not options.posterior_mean)
+        with bar("describing the codes", num_describing_steps(model, source)) as advance:
+            rows[0]["codes"] = describe(
+                model, source, options=chosen, seed=options.seed, batch_size=options.batch_size, progress=advance
+            )
     _print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
+    if options.codes:
+        _print_codes(rows[0]["codes"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
     return 0
+
+
+def _print_codes(codes: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("codes", "value"):
+        table.add_column(column)
+    usage, active = codes["slots"], np.array(codes["activeness"]["values"])
+    table.add_row("share of pixels by slot", " ".join(f"{share:.2f}" for share in usage["share"]))
+    if "count_error" in usage:
+        table.add_row(
+            "slots in use minus objects", f"{usage['count_error']:+.2f} ({usage['absolute_count_error']:.2f})"
+        )
+    table.add_row("stability", f"{codes['stability']['mean']:.3f}")
+    table.add_row("active dimensions", f"{int((active > 0.01 * active.max()).sum())} of {len(active)}")
+    for name in ("dci", "dci_released") if "dci" in codes else ():
+        values = [f"{part[:1].upper()} {codes[name][part]:.3f}" for part in ("disentanglement", "completeness")]
+        table.add_row(name.replace("_", ", "), " ".join(values))
+    for name in ("linear_probe", "mlp_probe") if "dci" in codes else ():
+        for kind, scores in codes[name].items():
+            values = [f"{factor} {value:.2f}" for factor, value in scores.items()]
+            table.add_row(f"{name.replace('_', ' ')}, {kind}", " ".join(values))
+    Console(width=160).print(table)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from emorl.errors import InputError
 from emorl.metrics.ari import ari, foreground_ari
 from emorl.metrics.error import mse
 from emorl.metrics.iou import matched_iou
+from emorl.metrics.segmentation import mean_best_overlap, segmentation_covering
 from emorl.metrics.summary import summarise
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise
@@ -47,6 +48,9 @@ def score(model: Model, scenes: Batch, options: InferOptions, seed: int) -> tupl
             scores["foreground_ari_decoder"] = foreground_ari(scenes.mask, decoded)
         scores["ari"] = ari(scenes.mask, labels)
         scores["miou"] = matched_iou(scenes.mask, labels)
+        scores["miou_with_background"] = matched_iou(scenes.mask, labels, include_background=True)
+        scores["mbo"] = mean_best_overlap(scenes.mask, labels)
+        scores["covering"] = segmentation_covering(scenes.mask, labels)
     if found.steps:
         scores["nll"] = found.steps[-1].nll.double().cpu().numpy()
         scores["kl"] = found.steps[-1].kl.double().cpu().numpy()
@@ -62,7 +66,7 @@ def score_source(
         yield score(model, scenes, options, seed)[0]
 
 
-MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou"}
+MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou", "mbo", "covering"}
 """Scores that images without objects do not have."""
 
 
@@ -109,6 +113,9 @@ DEFINITIONS = {
     "foreground_ari_decoder": "the same of the decoder's masks, where the model's are those of attention",
     "ari": "foreground_ari with the background as one more object",
     "miou": "mean IoU of true objects under the best one-to-one matching with slots, argmax of masks",
+    "miou_with_background": "the same with the background as one more object",
+    "mbo": "mean over true objects of the best IoU with any slot, argmax of masks",
+    "covering": "the same weighted by the objects' pixels",
     "mse": "mean squared error over pixels and channels, values in [0, 1]",
     "nll": "nats per image, without 0.5 log(2 pi) per element",
     "kl": "nats per image, of the last refinement step (without refinement: all layers)",

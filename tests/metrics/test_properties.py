@@ -152,6 +152,13 @@ def test_the_network_repeats_itself_and_does_not_complain() -> None:
     assert one != mlp_probe(codes, factors, num_hidden=8, num_epochs=5, seed=3)
 
 
+def test_the_network_trains_as_long_as_it_is_told() -> None:
+    """On noise the loss soon falls no further: a rule that stops early would give the same scores twice."""
+    codes, factors = np.ones((100, 2)), {"noise": np.random.default_rng(0).normal(size=100)}
+    few, more = (mlp_probe(codes, factors, num_hidden=64, num_epochs=num) for num in (200, 250))
+    assert few != more
+
+
 def test_rows_for_training_come_first() -> None:
     codes, factors = table(200)
     factors["x"][150:] = -factors["x"][150:]  # what is learned does not hold for the rest

@@ -191,7 +191,7 @@ COMPARED = {
     "Slot Attention": "slot-attention/clevr6",
     "GENESIS": "genesis/clevr6",
 }
-"""The other models of the paper's Fig. 10. Its IODINE is a re-implementation that flattens the refinement network's map,
+"""The other models of the paper's Fig. 10. Its IODINE, a re-implementation, flattens the map of the refinement network;
 the released one averages over it."""
 
 

@@ -196,7 +196,7 @@ class SpatialEncoder(nn.Module):
         x = self.convs(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))  # n C' h w
         x = F.avg_pool2d(x, BLOCK, ceil_mode=True).flatten(1) if self.flatten else x.mean(dim=(2, 3))
         features: Tensor = self.mlp(x)
-        return features.unflatten(0, (batch, num_slots))
+        return features.view(batch, num_slots, -1)
 
     def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
         """See the function of this name, for layers as large as the picture: as large are the maps they begin with."""
@@ -209,7 +209,7 @@ def _normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     In rows: on a CPU, PyTorch 2.13 crashes in the backward of channels-last constants.
     """
     normed: Tensor = norm(x.flatten(0, 1).contiguous())
-    return normed.unflatten(0, x.shape[:2])
+    return normed.view(x.shape)
 
 
 class RefinementNetwork(nn.Module):
@@ -287,7 +287,7 @@ class Iodine(BaseModel):
     def decode_raw(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """Codes B K D -> canvas B K 4 H W: mask logits, then RGB, not squashed."""
         out: Tensor = self.decoder(z.flatten(0, 1), *size)
-        return out.unflatten(0, z.shape[:2])
+        return out.view(*z.shape[:2], *out.shape[1:])
 
     def mixture(self, images: Tensor, canvas: Tensor) -> PixelMixture:
         """p(x) at every pixel of images B 3 H W."""
@@ -521,17 +521,17 @@ def _sonnet_(module: nn.Module) -> None:
 
     An LSTM's two matrices are one there. Its forget gate begins open, with a bias of 1.
     """
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        weights, biases, fan_in = [module.weight], [module.bias], module.weight[0].numel()
-    elif isinstance(module, nn.LSTMCell):
-        weights, biases = [module.weight_ih, module.weight_hh], [module.bias_ih, module.bias_hh]
+    if isinstance(module, nn.LSTMCell):
         fan_in = module.input_size + module.hidden_size
+    elif isinstance(module, nn.Linear | nn.Conv2d):
+        fan_in = module.weight[0].numel()
     else:
         return
     std = fan_in**-0.5
-    for weight in weights:
-        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-    for bias in biases:
-        nn.init.zeros_(bias)
+    for name, parameter in module.named_parameters():
+        if name.startswith("weight"):
+            nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
+        else:
+            nn.init.zeros_(parameter)
     if isinstance(module, nn.LSTMCell):
         nn.init.ones_(module.bias_ih[module.hidden_size : 2 * module.hidden_size])

@@ -11,6 +11,20 @@ from emorl.presets.base import Preset, variant
 TENTH_PER_MILLION = 301_030
 """Half-life of a rate that falls to a tenth in a million steps: 1e6 log10(2)."""
 
+SPRITES = IodineConfig(
+    num_slots=6,
+    slot_dim=16,
+    coordinates="cosine",
+    decoder_channels=32,
+    decoder_kernel=5,
+    encoder_layers=3,
+    encoder_channels=32,
+    encoder_kernel=5,
+    hidden=(128,),
+    lstm_dim=128,
+)
+"""The released network for Multi-dSprites."""
+
 
 def clevr6() -> TrainConfig:
     """IODINE on CLEVR6 at 128x128 with the released values and the paper's batch."""
@@ -34,18 +48,7 @@ def multi_dsprites() -> TrainConfig:
     """IODINE on Multi-dSprites, colored_on_grayscale, with the released values and the paper's batch."""
     return replace(
         clevr6(),
-        model=IodineConfig(
-            num_slots=6,
-            slot_dim=16,
-            coordinates="cosine",
-            decoder_channels=32,
-            decoder_kernel=5,
-            encoder_layers=3,
-            encoder_channels=32,
-            encoder_kernel=5,
-            hidden=(128,),
-            lstm_dim=128,
-        ),
+        model=SPRITES,
         data="multi-dsprites",
         num_images=60_000,
         image_size=None,
@@ -56,32 +59,24 @@ def multi_dsprites() -> TrainConfig:
 
 def tetrominoes() -> TrainConfig:
     """IODINE on Tetrominoes with the released values and the paper's batch."""
-    config = multi_dsprites()
-    return replace(
-        config,
-        model=replace(config.model, num_slots=4, slot_dim=32, lstm_dim=0),
-        data="tetrominoes",
-        batch_size=256,
-    )
+    model = replace(SPRITES, num_slots=4, slot_dim=32, lstm_dim=0)
+    return replace(multi_dsprites(), model=model, data="tetrominoes", batch_size=256)
 
 
 def clevr6_flatten() -> TrainConfig:
     """The larger network that EfficientMORL was compared with (its section 4.4), on CLEVR6 at 96x96."""
     return replace(
         clevr6(),
-        model=IodineConfig(
+        model=replace(
+            SPRITES,
+            num_slots=7,
+            slot_dim=64,
+            coordinates="linear",
             image_size=(96, 96),
             density="gaussian",
             scale=0.1,
             prior_variance=1.0,
-            decoder_channels=32,
-            decoder_kernel=5,
-            encoder_layers=3,
-            encoder_channels=32,
-            encoder_kernel=5,
             pool="flatten",
-            hidden=(128,),
-            lstm_dim=128,
         ),
         image_size=(96, 96),
     )

@@ -1,0 +1,76 @@
+"""What codes are worth, from weights and data to plain values."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from emorl.data.base import Subset
+from emorl.data.pictures import Pictures
+from emorl.data.sources import open_source
+from emorl.errors import InputError
+from emorl.metrics.activeness import value_grid
+from emorl.models.base import InferOptions
+from emorl.representation import Budget, collect, describe, num_steps, rendered_dimensions
+from tests import tiny
+
+SMALL = Budget(images=12, activeness_images=3, stability_images=4, repeats=3)
+SIZE = (35, 35)
+
+
+def scenes(count: int = 12) -> Subset:
+    return Subset(open_source("tetrominoes", split="test"), 0, count)
+
+
+def test_everything_is_said_in_plain_values() -> None:
+    steps: list[int] = []
+    found = describe(tiny.build(), scenes(), budget=SMALL, batch_size=5, progress=steps.append)
+    assert json.loads(json.dumps(found)) == found
+    assert {"slots", "stability", "activeness", "objects", "dci", "dci_released", "linear_probe", "mlp_probe"} == set(
+        found
+    )
+    assert found["objects"]["matched"] + found["objects"]["without_slot"] == 12 * 3
+    assert len(found["activeness"]["values"]) == 8
+    assert sorted(found["activeness"]["order"]) == list(range(8))
+    assert sum(found["slots"]["share"]) == pytest.approx(1)
+    assert found["dci"]["informativeness"]["accuracy"].keys() == {"shape"}  # a class, though files hold it as a float
+    assert {"x", "y", "color_0"} <= found["dci"]["informativeness"]["r2"].keys()
+    assert sum(steps) == num_steps(tiny.build(), scenes(), SMALL)
+
+
+def test_codes_do_not_depend_on_the_batch_size() -> None:
+    one, other = (collect(tiny.build(), scenes(), 6, InferOptions(), 0, size, lambda images: None) for size in (2, 6))
+    assert np.allclose(one.codes, other.codes, atol=1e-5) and np.array_equal(one.labels, other.labels)
+
+
+def test_one_number_of_one_slot_is_set_at_a_time() -> None:
+    model = tiny.build()
+    seen = collect(model, scenes(), 4, InferOptions(), 0, 4, lambda images: None)
+    dimensions = list(rendered_dimensions(model, seen, 2, 0, SIZE, lambda steps: None))
+    assert len(dimensions) == 8 and dimensions[0].shape == (2, 6, 3, *SIZE)
+    slot = np.random.default_rng(0).integers(3, size=2)
+    codes = torch.from_numpy(seen.codes[1:2]).clone()
+    codes[0, slot[1], 5] = float(value_grid(seen.samples)[5, 4])
+    expected = model.decode(codes, SIZE).reconstruction[0]
+    assert np.allclose(dimensions[5][1, 4], expected.numpy(), atol=1e-5)
+
+
+def test_the_same_noise_twice_would_be_stable() -> None:
+    """So the repeats must have different noise."""
+    found = describe(tiny.build(), scenes(), budget=SMALL)
+    assert found["stability"]["mean"] < 1
+
+
+def test_pictures_without_truth_have_slots_and_activeness_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, colour in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (20, 30), colour).save(folder / f"{i}.png")
+    found = describe(tiny.build(), open_source(str(folder), size=(20, 20)), budget=SMALL)
+    assert set(found) == {"slots", "stability", "activeness"}
+    with pytest.raises(InputError, match="one size"):
+        describe(tiny.build(), Pictures(sorted(folder.iterdir())), budget=SMALL)
