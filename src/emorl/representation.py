@@ -178,6 +178,8 @@ def of_objects(seen: Collected) -> dict[str, Any]:
         name: values.astype(np.int64) if name in DISCRETE or np.issubdtype(values.dtype, np.integer) else values
         for name, values in matched.factors(seen.factors).items()
     }
+    # continuous ones first: the released code's regressor takes discrete ones too, its classifier no others
+    factors = dict(sorted(factors.items(), key=lambda item: np.issubdtype(item[1].dtype, np.integer)))
     if len(matched.codes) < 4 or not factors:
         return {}
     ours, released = dci(matched.codes, factors), dci_released(matched.codes, factors)
