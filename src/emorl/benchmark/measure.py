@@ -181,8 +181,8 @@ def usual_jobs(points: Sequence[Point]) -> Iterator[Job]:
 def model_points() -> list[Point]:
     """Every model as it is for CLEVR6 at 96x96, four images; EfficientMORL with I = 1 and 0, others with their own."""
     ours = preset_points("clevr6", refinement_steps=(1, 0))
-    others = [f"{name}/clevr6" for name in MODELS if name != "efficientmorl"]
-    return [*ours, *(point for name in [*others, "iodine/clevr6-flatten"] for point in preset_points(name))]
+    others = [f"{name}/clevr6" for name in MODELS if name != "efficientmorl"] + ["iodine/clevr6-flatten"]
+    return [*ours, *(point for name in others for point in preset_points(name, size=(96, 96)))]
 
 
 COMPARED = {
