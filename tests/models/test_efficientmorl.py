@@ -294,6 +294,17 @@ def test_initial_weights_follow_the_released_code() -> None:
             assert torch.equal(p, torch.zeros_like(p)), name
 
 
+def test_initial_weights_of_keras_are_not_small_and_the_gru_is_not_saturated() -> None:
+    torch.manual_seed(0)
+    model = EfficientMORL(EfficientMORLConfig(initial_weights="keras"))
+    for name, p in model.named_parameters():
+        if p.ndim == 4:
+            fans = math.prod(p.shape[2:]) * (p.shape[0] + p.shape[1])
+            assert float(p.detach().std()) == pytest.approx(math.sqrt(2 / fans), rel=0.05), name
+    assert float(model.gru.weight_ih.detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.05)
+    assert torch.equal(model.initial_raw, torch.ones(64))
+
+
 def test_one_gru_keeps_its_own_initial_weights() -> None:
     torch.manual_seed(0)
     model = EfficientMORL(EfficientMORLConfig(gru="single"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from emorl.nn.gru import DualGRU
 from emorl.nn.init import keras_, xavier_small_
 
 
@@ -57,3 +58,15 @@ def test_keras_weights_are_glorot_uniform_and_recurrent_ones_orthogonal() -> Non
         assert isinstance(bias, torch.Tensor)
         assert torch.equal(bias, torch.zeros_like(bias))
     assert torch.equal(norm.weight, torch.ones(4))
+
+
+def test_a_dual_gru_is_two_grus_of_keras() -> None:
+    torch.manual_seed(0)
+    dual = DualGRU(20)
+    keras_(nn.ModuleList([dual]))
+    bound = math.sqrt(6 / (20 + 3 * 20))
+    for weight_ih, weight_hh in zip(dual.weight_ih.detach(), dual.weight_hh.detach(), strict=True):
+        assert 0.98 * bound < float(weight_ih.abs().max()) <= bound
+        torch.testing.assert_close(weight_hh.T @ weight_hh, torch.eye(20), atol=1e-5, rtol=0)
+    assert not torch.equal(dual.weight_ih[0], dual.weight_ih[1])
+    assert not dual.bias_ih.any() and not dual.bias_hh.any()

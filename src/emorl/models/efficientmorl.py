@@ -38,7 +38,7 @@ from emorl.nn.attention import SetAttention
 from emorl.nn.decoders import ConvDecoder, DeconvDecoder, broadcast_decoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import conv_encoder, patch_encoder
 from emorl.nn.gru import DualGRU, SingleGRU
-from emorl.nn.init import xavier_small_
+from emorl.nn.init import keras_, xavier_small_
 from emorl.noise import Noise, as_noise
 from emorl.prob import LIKELIHOODS, Gaussian, Likelihood, gaussian_kl
 from emorl.types import Decoding, Inference, Layer, Loss, Posterior, Step
@@ -96,8 +96,9 @@ class EfficientMORLConfig:
     """The paper's for CLEVR6 and Multi-dSprites, for Tetrominoes, for E-X-S in Fig. 10, or ours for laptops."""
     patch: PatchConfig = PatchConfig()
     """Used by the patch encoder and the sub-pixel decoder."""
-    initial_weights: Literal["released", "pytorch"] = "released"
-    """Xavier normal of gain 0.02 for most layers, or PyTorch's defaults for all of them but the DualGRU."""
+    initial_weights: Literal["released", "pytorch", "keras"] = "released"
+    """Xavier normal of gain 0.02 for most layers; PyTorch's defaults for all of them; both with a DualGRU of standard
+    normal weights. Or Keras's defaults, of the DualGRU too."""
 
 
 def as_released(config: EfficientMORLConfig) -> EfficientMORLConfig:
@@ -246,6 +247,8 @@ class EfficientMORL(nn.Module):
         self.prior = ConditionalPrior(dim)
         self.refinement = RefinementNetwork(dim)
         self.register_buffer("geco_zeta", torch.tensor(geco.ZETA_MIN))
+        if config.initial_weights == "keras":
+            keras_(self)
         if config.initial_weights == "released":
             xavier_small_(self.encoder.convs, self.encoder.mlp, self.decoder, self.attention, self.prior)
             xavier_small_(self.mlp_mean, self.mlp_raw, self.refinement)

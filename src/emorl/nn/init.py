@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from emorl.nn.gru import DualGRU
+
 
 def xavier_small_(*modules: nn.Module, gain: float = 0.02) -> None:
     """Xavier-normal weights of that gain and zero biases, for every linear and convolution inside `modules`."""
@@ -18,7 +20,7 @@ def xavier_small_(*modules: nn.Module, gain: float = 0.02) -> None:
 def keras_(*modules: nn.Module) -> None:
     """Keras's defaults for everything inside `modules`: Glorot-uniform weights and zero biases.
 
-    The recurrent weights of a GRU are orthogonal, its three gates taken as one matrix.
+    The recurrent weights of a GRU are orthogonal, its three gates taken as one matrix; a DualGRU is two of them.
     """
     for module in modules:
         for layer in module.modules():
@@ -26,6 +28,12 @@ def keras_(*modules: nn.Module) -> None:
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+            elif isinstance(layer, DualGRU):
+                for weight_ih, weight_hh in zip(layer.weight_ih, layer.weight_hh, strict=True):
+                    nn.init.xavier_uniform_(weight_ih)
+                    nn.init.orthogonal_(weight_hh)
+                nn.init.zeros_(layer.bias_ih)
+                nn.init.zeros_(layer.bias_hh)
             elif isinstance(layer, nn.GRUCell):
                 nn.init.xavier_uniform_(layer.weight_ih)
                 nn.init.orthogonal_(layer.weight_hh)

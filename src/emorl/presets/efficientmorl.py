@@ -61,7 +61,7 @@ def nano() -> TrainConfig:
             sigma=0.17,
             encoder="patch",
             decoder="subpixel",
-            initial_weights="pytorch",
+            initial_weights="keras",
         ),
         data="tetrominoes",
         batch_size=8,
