@@ -164,7 +164,7 @@ def test_json_of_something_else_is_named(weights: Path, content: object) -> None
 
 def test_an_unknown_model_or_key_is_named(weights: Path) -> None:
     content = read_json(weights / "config.json")
-    write_json(weights / "config.json", {**content, "model": {**content["model"], "name": "iodine"}})
+    write_json(weights / "config.json", {**content, "model": {**content["model"], "name": "of ours"}})
     assert "no known model" in refusal(lambda: load_weights(weights))
     write_json(weights / "config.json", {**content, "model": {**content["model"], "slots": 3}})
     assert '"slots"' in refusal(lambda: load_weights(weights))

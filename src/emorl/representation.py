@@ -113,8 +113,11 @@ def rendered_dimensions(
         values = torch.from_numpy(grid[d]).to(edited).repeat(len(codes))
         edited[torch.arange(len(edited)), slot[rows], d] = values
         with torch.no_grad():
-            pictures = [model.decode(part.to(device), size).reconstruction.cpu() for part in edited.split(AT_ONCE)]
-        yield torch.cat(pictures).unflatten(0, (len(codes), num_values)).numpy()
+            pictures = [
+                model.decode(part.to(device), size).reconstruction.cpu().numpy()
+                for part in torch.split(edited, AT_ONCE)
+            ]
+        yield np.concatenate(pictures).reshape(len(codes), num_values, 3, *size)
         progress(1)
 
 
