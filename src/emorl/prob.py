@@ -135,7 +135,7 @@ class PixelMixture(NamedTuple):
 
 
 def _log_sum_of_others(x: Tensor) -> Tensor:
-    """log sum_{j != k} exp x_j for every k of axis 1, summed anew: of a sum less its largest part only rounding is left."""
+    """log sum_{j != k} exp x_j for every k of axis 1, summed anew: a sum less its largest part is rounding alone."""
     rest = [torch.cat([x[:, :k], x[:, k + 1 :]], dim=1) for k in range(x.shape[1])]
     return torch.stack([torch.logsumexp(others, dim=1) for others in rest], dim=1)
 
