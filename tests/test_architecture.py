@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"engine", "evaluate"},
     {"train"},
     {"benchmark", "verify", "released", "decompose", "sample", "seeds", "representation"},
+    {"traverse"},
     {"cli"},
     {"__main__"},
 ]

@@ -65,6 +65,9 @@ from emorl.sample import sample as draw_scenes
 from emorl.seeds import SeedRow, over_seeds, train_seeds
 from emorl.train import pick_device
 from emorl.train import train as run_training
+from emorl.traverse import num_steps as num_ranging_steps
+from emorl.traverse import ranges
+from emorl.traverse import traverse as run_traversal
 from emorl.verify import verify_reference as replay
 
 
@@ -718,6 +721,64 @@ def sample(words: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Traverse:
+    """Show what each number of a slot's code does to the picture: sheets and animations."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    out: Path
+    """Folder for the sheets (.png) and animations (.webp)."""
+    data: str | None = None
+    """Generator or path; what the weights were trained on by default. Its codes give the range of each number."""
+    image: int = 0
+    """Position of the image, in the test split of a generator."""
+    slots: tuple[int, ...] = ()
+    """Which slots; by default those that win some pixels."""
+    dimensions: int = 8
+    """Numbers of the code that are shown, most active first."""
+    values: int = 9
+    """Values of each."""
+    seed: int = 0
+    """Of the noise."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+
+def traverse(words: Sequence[str]) -> int:
+    """show what each number of a slot's code does to the picture: sheets and animations"""
+    options: Traverse = _parse(Traverse, words, "traverse")
+    if min(options.dimensions, options.values - 1) < 1:
+        raise InputError("--dimensions must be at least 1 and --values at least 2")
+    model, about = load_weights(find_weights(options.weights), pick_device(options.device))
+    name = about["data"] if options.data is None else options.data
+    held_out = name in DATASETS or (options.data is None and about.get("data_split") == "train")
+    source = open_source(
+        name,
+        split="test" if held_out else "all",
+        size=_size(about),
+        fit=_fit(None, about, name),
+        protocol=about.get("protocol"),
+        subset=about.get("subset") if options.data is None else None,
+    )
+    if not 0 <= options.image < len(source):
+        raise InputError(f"--image must be from 0 to {len(source) - 1}")
+    with bar("looking at data", num_ranging_steps(model, source)) as advance:
+        known = ranges(model, source, options.values, options.seed, advance)
+    files = run_traversal(
+        model,
+        source,
+        options.image,
+        known,
+        options.out,
+        slots=options.slots,
+        num_dimensions=options.dimensions,
+        seed=options.seed,
+    )
+    print(f"wrote {', '.join(str(file) for file in files)}")
+    return 0
+
+
 # -------------------------------------------------------------------- benchmark, reference, import
 
 
@@ -904,6 +965,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
     "decompose": decompose,
     "sample": sample,
+    "traverse": traverse,
     "benchmark": benchmark,
     "verify-reference": verify_reference,
     "import-released": import_released,

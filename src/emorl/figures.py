@@ -174,6 +174,65 @@ def contact_sheet(batch: Batch, num: int = 16, masks: bool = True, *, title: str
     return _sheet(groups, title)
 
 
+def traversal_sheet(
+    image: np.ndarray,
+    reconstruction: np.ndarray,
+    slot: np.ndarray,
+    rows: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Show what numbers of a code do: a row for each, a column for each of its values.
+
+    Args:
+        image: H W 3, uint8.
+        reconstruction: H W 3, float in [0, 1], of the code as it was inferred.
+        slot: H W 3, float in [0, 1]: the part of the reconstruction that belongs to the slot.
+        rows: for each number, S H W 3, float in [0, 1]: pictures with it set to S values.
+        names: what to call each number.
+        title: a line above the sheet.
+
+    Raises:
+        InputError: if there is no row, or not as many names.
+    """
+    if not rows or len(rows) != len(names):
+        raise InputError(f"{len(rows)} rows and {len(names)} names: give one name for each row, at least one")
+    fit = _Fit(*image.shape[:2])
+    given = [fit(image), fit(_bytes(reconstruction)), fit(_bytes(slot))][: len(rows)]
+    values = [_Column("", [fit(_bytes(row[s])) for row in rows]) for s in range(len(rows[0]))]
+    captions = ["image", "reconstruction", "this slot"][: len(rows)]
+    groups = [_Group("", [_Column("", given)], captions), _Group("from the least value to the greatest", values, names)]
+    return _sheet(groups, title)
+
+
+def save_animation(frames: np.ndarray, path: str | Path, milliseconds: int = 120) -> None:
+    """Write pictures S H W 3, float in [0, 1], as an endless animation; the ending of `path` is .webp or .gif.
+
+    Raises:
+        InputError: if the ending is another one.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("webp", "gif"):
+        raise InputError(f"cannot write the animation {path.name}: end its name in .webp or .gif")
+    fit = _Fit(*frames.shape[1:3])
+    pictures = [Image.fromarray(fit(_bytes(frame))) for frame in frames]
+    options = {"lossless": True} if kind == "webp" else {}
+    _write(
+        path,
+        lambda file: pictures[0].save(
+            file,
+            format=kind.upper(),
+            save_all=True,
+            append_images=pictures[1:],
+            duration=milliseconds,
+            loop=0,
+            **options,
+        ),
+    )
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all; folders on the way are made.
 

@@ -173,8 +173,8 @@ def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
     return min(len(source), budget.images) + width
 
 
-def of_objects(seen: Collected) -> dict[str, Any]:
-    """What the codes of matched slots say of the factors of their objects."""
+def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
+    """What the codes of matched slots say of the factors of their objects; without `probes` DCI alone."""
     assert seen.true_labels is not None and seen.visibility is not None
     matched = match_slots(seen.codes, seen.labels, seen.true_labels, seen.visibility)
     factors = {
@@ -185,8 +185,8 @@ def of_objects(seen: Collected) -> dict[str, Any]:
     factors = dict(sorted(factors.items(), key=lambda item: np.issubdtype(item[1].dtype, np.integer)))
     if len(matched.codes) < 4 or not factors:
         return {}
-    ours, released = dci(matched.codes, factors), dci_released(matched.codes, factors)
-    return {
+    ours = dci(matched.codes, factors)
+    found = {
         "objects": {"matched": len(matched.codes), "without_slot": matched.num_dropped},
         "dci": {
             "disentanglement": ours.disentanglement,
@@ -194,6 +194,11 @@ def of_objects(seen: Collected) -> dict[str, Any]:
             "informativeness": _scores(ours.informativeness),
             "importance": {"factors": list(ours.factors), "values": ours.importance.tolist()},
         },
+    }
+    if not probes:
+        return found
+    released = dci_released(matched.codes, factors)
+    return found | {
         "dci_released": {
             "disentanglement": released.disentanglement,
             "completeness": released.completeness,

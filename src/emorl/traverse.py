@@ -1,0 +1,133 @@
+"""What each number of a slot's code does to the picture: sheets and animations.
+
+Dimensions stand in order of activeness, and run over the range that they have in the data. Where the true factors of
+the data are known, a dimension is named after the factor that it serves most, by the importances of DCI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from emorl.data.base import Source
+from emorl.errors import InputError
+from emorl.evaluate import infer
+from emorl.figures import save_animation, save_figure, traversal_sheet
+from emorl.metrics.activeness import activeness, value_grid
+from emorl.models.base import InferOptions, Model
+from emorl.representation import AT_ONCE, Budget, Collected, collect, of_objects, rendered_dimensions
+from emorl.representation import num_steps as describing_steps
+
+RANGE_IMAGES = 100
+"""Whose codes give the range of every dimension, as in the paper's activeness."""
+ORDER_IMAGES = 10
+"""In which the activeness that orders the dimensions is measured."""
+FACTOR_IMAGES = 300
+"""Whose objects say which dimension serves which factor."""
+MIN_IMPORTANCE = 0.25
+"""A dimension is named after a factor if it has this part of the factor's importance."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is known of the dimensions of a model's codes."""
+
+    values: np.ndarray
+    """D S: evenly spaced over the range of each."""
+    order: np.ndarray
+    """D: dimensions, most active first."""
+    names: list[str]
+    """D: `12`, or `12: x, y`."""
+
+
+def ranges(
+    model: Model, source: Source, num_values: int, seed: int, progress: Callable[[int], None] = lambda steps: None
+) -> Ranges:
+    """Look at data for the range, the activeness and the meaning of every dimension."""
+    size = source.size
+    if size is None:
+        raise InputError(f"{source.name}: codes are compared on images of one size: give one")
+    count = min(len(source), FACTOR_IMAGES)
+    seen = collect(model, source, count, InferOptions(), seed, 64, progress)
+    few = min(count, ORDER_IMAGES)
+    ordered = Collected(seen.codes[:RANGE_IMAGES], seen.samples[:RANGE_IMAGES], seen.labels, None, None, {})
+    active = activeness(rendered_dimensions(model, ordered, few, seed, size, progress))
+    return Ranges(
+        value_grid(ordered.samples, num_values),
+        np.argsort(-active),
+        _names(seen),
+    )
+
+
+def num_steps(model: Model, source: Source) -> int:
+    """How far `ranges` counts: images, and numbers of the code."""
+    return describing_steps(model, source, Budget(images=FACTOR_IMAGES))
+
+
+def _names(seen: Collected) -> list[str]:
+    width = seen.codes.shape[2]
+    names: list[list[str]] = [[] for _ in range(width)]
+    if seen.factors and seen.true_labels is not None and seen.visibility is not None:
+        importance = of_objects(seen, probes=False).get("dci", {}).get("importance")
+        if importance is not None:
+            for factor, column in zip(importance["factors"], np.array(importance["values"]).T, strict=True):
+                if column.max() >= MIN_IMPORTANCE:
+                    names[int(column.argmax())].append(factor)
+    return [f"{d}: {', '.join(found)}" if found else str(d) for d, found in enumerate(names)]
+
+
+def traverse(
+    model: Model,
+    source: Source,
+    position: int,
+    known: Ranges,
+    folder: Path,
+    *,
+    slots: Sequence[int] = (),
+    num_dimensions: int = 8,
+    seed: int = 0,
+) -> list[Path]:
+    """Write a sheet and an animation for each slot of an image; returns the files.
+
+    NAME_POSITION_slotK.png has a row for each dimension, most active first, and a column for each value; the .webp of
+    that name runs through the rows, there and back. Without `slots` those that win at least 4 pixels are shown.
+    """
+    scenes = source.read(np.array([position]))
+    found = infer(model, scenes, InferOptions(sample=False), seed)
+    size = (scenes.image.shape[1], scenes.image.shape[2])
+    wins = torch.bincount(found.masks[0, :, 0].argmax(dim=0).flatten(), minlength=found.masks.shape[1])
+    chosen = list(slots) or [k for k, pixels in enumerate(wins.tolist()) if pixels >= 4]
+    if any(not 0 <= k < found.slots.shape[1] for k in chosen):
+        raise InputError(f"slots are numbered 0 to {found.slots.shape[1] - 1}")
+    reconstruction = found.reconstruction[0].permute(1, 2, 0).cpu().numpy()
+    dimensions = known.order[:num_dimensions]
+    files = []
+    for k in chosen:
+        rows = [_rendered(model, found.slots, k, d, known.values[d], size) for d in dimensions.tolist()]
+        names = [known.names[d] for d in dimensions]
+        stem = folder / f"{Path(source.name).stem}_{position:05d}_slot{k}"
+        title = f"Slot {k}: each row is one number of its code, the most active first"
+        own = (found.masks[0, k] * found.components[0, k]).permute(1, 2, 0).cpu().numpy()
+        figure = traversal_sheet(scenes.image[0], reconstruction, own, rows, names, title=title)
+        files += [stem.with_suffix(".png"), stem.with_suffix(".webp")]
+        save_figure(figure, files[-2])
+        frames = np.concatenate([np.concatenate([row, row[-2:0:-1]]) for row in rows])
+        save_animation(frames, files[-1])
+    return files
+
+
+def _rendered(
+    model: Model, slots: torch.Tensor, k: int, dimension: int, values: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Pictures S H W 3 of slots 1 K D with one number set to S values."""
+    assert isinstance(model, nn.Module)
+    edited = slots.expand(len(values), -1, -1).clone()
+    edited[:, k, dimension] = torch.from_numpy(values).to(edited)
+    with torch.no_grad():
+        parts = [model.decode(part, size).reconstruction for part in torch.split(edited, AT_ONCE)]
+    return torch.cat(parts).permute(0, 2, 3, 1).cpu().numpy()
