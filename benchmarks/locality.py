@@ -20,7 +20,7 @@ import torch
 
 from emorl.data.protocols import Split
 from emorl.data.sources import open_source
-from emorl.evaluate import to_tensor
+from emorl.evaluation import to_tensor
 from emorl.metrics.locality import leak
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise

@@ -26,11 +26,11 @@ LAYERS: list[set[str]] = [
     {"models"},
     {"data", "metrics"},
     {"figures"},  # a function of results; training shows its pictures on TensorBoard
-    {"config", "presets", "runs"},
-    {"engine", "evaluate"},
+    {"config", "presets", "runs", "feed"},
+    {"engine", "evaluation"},
     {"train"},
     {"benchmark", "verify", "released", "decompose", "sample", "seeds", "representation"},
-    {"traverse"},
+    {"traverse", "api"},
     {"cli"},
     {"__main__"},
 ]

@@ -18,7 +18,7 @@ from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.data.views import View
 from emorl.decompose import decompose
-from emorl.evaluate import infer
+from emorl.evaluation import infer
 from emorl.models.base import InferOptions
 from emorl.runs import make_weights
 from emorl.types import Batch

@@ -15,7 +15,7 @@ from emorl import engine as engines
 from emorl.config import TrainConfig
 from emorl.data.base import Subset
 from emorl.data.sources import open_source
-from emorl.evaluate import evaluate
+from emorl.evaluation import evaluate
 from emorl.models.base import InferOptions, TrainState
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.noise import StepNoise

@@ -8,7 +8,7 @@ import pytest
 
 from emorl.data.base import Source
 from emorl.data.sources import open_source
-from emorl.evaluate import evaluate
+from emorl.evaluation import evaluate
 from emorl.runs import SHIPPED, find_weights, load_weights, shipped_names
 
 

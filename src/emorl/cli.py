@@ -43,14 +43,14 @@ from emorl.benchmark.measure import (
 from emorl.benchmark.pictures import fig10, fig22
 from emorl.config import TrainConfig
 from emorl.data.base import Source, Subset
-from emorl.data.pictures import SUFFIXES
 from emorl.data.progress import bar
 from emorl.data.protocols import ProtocolName, Split
 from emorl.data.sources import DATASETS, GROUPS, Fit, make, open_source, write
 from emorl.decompose import decompose as run_decomposition
 from emorl.errors import InputError
-from emorl.evaluate import evaluate as run_evaluation
-from emorl.evaluate import score
+from emorl.evaluation import evaluate as run_evaluation
+from emorl.evaluation import score
+from emorl.feed import feed, image_size
 from emorl.figures import contact_sheet, decomposition_sheet, save_figure
 from emorl.jobs import Cluster
 from emorl.models.base import InferOptions
@@ -164,7 +164,7 @@ def demo(words: Sequence[str]) -> int:
     options: Demo = _parse(Demo, words, "demo")
     _check_json(options.json)
     model, about = load_weights(find_weights(options.weights))
-    source = _own_data(about, "test")
+    source = feed(about, split="test").source
     if not 1 <= options.num_images <= len(source):
         raise InputError(f"--num-images must be from 1 to {len(source)}")
     part = Subset(source, 0, options.num_images)
@@ -182,32 +182,6 @@ def demo(words: Sequence[str]) -> int:
     print(f"picture: {options.out}")
     _write_json(options.json, {"weights": options.weights, **row})
     return 0
-
-
-def _size(about: dict[str, Any]) -> tuple[int, int] | None:
-    size = about.get("image_size")
-    return None if size is None else (int(size[0]), int(size[1]))
-
-
-def _own_data(about: dict[str, Any], split: Split) -> Source:
-    """A split of the data that weights were trained on, as they saw it."""
-    return open_source(
-        about["data"],
-        split=split,
-        size=_size(about),
-        fit=about.get("fit", "crop"),
-        protocol=about.get("protocol"),
-        subset=about.get("subset"),
-    )
-
-
-def _fit(given: Fit | None, about: dict[str, Any], name: str) -> Fit:
-    """How images of a source are fitted: as the training images were, but pictures, which have sizes of their own."""
-    if given is not None:
-        return given
-    own: Fit = about.get("fit", "crop")
-    path = Path(name)
-    return "crop" if name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES) else own
 
 
 def _print_rows(rows: list[dict[str, Any]], names: Sequence[str]) -> None:
@@ -568,15 +542,17 @@ def evaluate(words: Sequence[str]) -> int:
     if options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
     model, about = load_weights(find_weights(options.weights), pick_device(options.device), options.precision)
-    name = about["data"] if options.data is None else options.data
-    held_out = name in DATASETS or (options.data is None and about.get("data_split") == "train")
-    split = options.split or ("test" if held_out else "all")
-    if options.data is None and not held_out:
-        print(f"these are the images the weights were trained on: {name}", file=sys.stderr)
-    protocol = options.protocol or about.get("protocol")
-    subset = options.subset or (about.get("subset") if options.data is None else None)
-    fit = _fit(options.fit, about, name)
-    source = open_source(name, split=split, size=_size(about), fit=fit, protocol=protocol, subset=subset)
+    fed = feed(
+        about,
+        options.data,
+        split=options.split,
+        fit=options.fit,
+        protocol=options.protocol,
+        subset=options.subset,
+    )
+    source = fed.source
+    if fed.seen:
+        print(f"these are the images the weights were trained on: {about['data']}", file=sys.stderr)
     if options.num_images is not None:
         if not 1 <= options.num_images <= len(source):
             raise InputError(f"--num-images must be from 1 to {len(source)}")
@@ -596,8 +572,8 @@ def evaluate(words: Sequence[str]) -> int:
                 batch_size=options.batch_size,
                 progress=advance,
             )
-            row["options"] |= {"precision": options.precision, "split": split, "fit": fit}
-            row["options"] |= {"protocol": protocol, "subset": subset}
+            row["options"] |= {"precision": options.precision, "split": fed.split, "fit": fed.fit}
+            row["options"] |= {"protocol": fed.protocol, "subset": fed.subset}
             rows.append({"weights": options.weights, **row})
     if options.codes:
         chosen = InferOptions(*sweep[0], sample=not options.posterior_mean)
@@ -676,10 +652,14 @@ def decompose(words: Sequence[str]) -> int:
     chosen = InferOptions(options.num_slots, options.refinement_steps)
     sources = []
     for name in options.sources:
-        split = options.split or ("test" if name in DATASETS else "all")
-        protocol = options.protocol or about.get("protocol")
-        fit = _fit(options.fit, about, name)
-        source = open_source(name, split=split, size=_size(about), fit=fit, protocol=protocol, subset=options.subset)
+        source = feed(
+            about,
+            name,
+            split=options.split,
+            fit=options.fit,
+            protocol=options.protocol,
+            subset=options.subset,
+        ).source
         count = (8 if name in DATASETS else len(source)) if options.num_images is None else options.num_images
         sources.append(Subset(source, 0, min(count, len(source))))
     with bar("decomposing", sum(map(len, sources))) as advance:
@@ -712,7 +692,7 @@ def sample(words: Sequence[str]) -> int:
     """draw whole scenes from a model's prior, where it has one"""
     options: Sample = _parse(Sample, words, "sample")
     model, about = load_weights(find_weights(options.weights), pick_device(options.device))
-    size = options.size or _size(about)
+    size = options.size or image_size(about)
     if size is None:
         raise InputError("these weights name no image size: give --size")
     scenes = draw_scenes(model, options.num, size, num_slots=options.num_slots, seed=options.seed)
@@ -751,16 +731,7 @@ def traverse(words: Sequence[str]) -> int:
     if min(options.dimensions, options.values - 1) < 1:
         raise InputError("--dimensions must be at least 1 and --values at least 2")
     model, about = load_weights(find_weights(options.weights), pick_device(options.device))
-    name = about["data"] if options.data is None else options.data
-    held_out = name in DATASETS or (options.data is None and about.get("data_split") == "train")
-    source = open_source(
-        name,
-        split="test" if held_out else "all",
-        size=_size(about),
-        fit=_fit(None, about, name),
-        protocol=about.get("protocol"),
-        subset=about.get("subset") if options.data is None else None,
-    )
+    source = feed(about, options.data).source
     if not 0 <= options.image < len(source):
         raise InputError(f"--image must be from 0 to {len(source) - 1}")
     with bar("looking at data", num_ranging_steps(model, source)) as advance:

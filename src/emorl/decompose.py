@@ -11,7 +11,7 @@ import numpy as np
 
 from emorl.data.base import Source
 from emorl.errors import InputError
-from emorl.evaluate import infer
+from emorl.evaluation import infer
 from emorl.figures import decomposition_sheet, save_figure, write_picture_outputs
 from emorl.files import write_whole
 from emorl.models.base import InferOptions, Model

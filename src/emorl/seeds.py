@@ -28,7 +28,7 @@ from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
 from emorl.distributed import world_size
 from emorl.errors import InputError
-from emorl.evaluate import evaluate
+from emorl.evaluation import evaluate
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
 from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json
 from emorl.train import open_data, pick_device, train

@@ -32,7 +32,7 @@ from emorl.data.sources import DATASETS, open_source
 from emorl.distributed import Group, process_group
 from emorl.engine import Engine, StepValues
 from emorl.errors import InputError
-from emorl.evaluate import score
+from emorl.evaluation import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
 from emorl.jobs import stop_signals

@@ -16,7 +16,7 @@ from torch import nn
 
 from emorl.data.base import Source
 from emorl.errors import InputError
-from emorl.evaluate import infer
+from emorl.evaluation import infer
 from emorl.figures import save_animation, save_figure, traversal_sheet
 from emorl.metrics.activeness import activeness, value_grid
 from emorl.models.base import InferOptions, Model

@@ -20,7 +20,7 @@ from emorl.data.npz import Npz, write_npz
 from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.errors import InputError
-from emorl.evaluate import DEFINITIONS, evaluate, infer, score, score_source, summary, to_tensor
+from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_source, summary, to_tensor
 from emorl.models.base import InferOptions
 from emorl.types import Batch, Inference
 from tests import tiny

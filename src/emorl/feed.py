@@ -1,0 +1,67 @@
+"""Images as weights want them: the data they were trained on, or other data brought to the same size the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emorl.data.base import Source
+from emorl.data.pictures import SUFFIXES
+from emorl.data.protocols import ProtocolName, Split
+from emorl.data.sources import DATASETS, Fit, open_source
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A source, and how it was opened: what a result has to say of its data."""
+
+    source: Source
+    split: Split
+    fit: Fit
+    protocol: ProtocolName | None
+    subset: str | None
+    seen: bool
+    """These are the images that the weights were trained on."""
+
+
+def image_size(about: dict[str, Any]) -> tuple[int, int] | None:
+    """H W of the images that weights were trained on, as their folder's `about` says."""
+    size = about.get("image_size")
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def feed(
+    about: dict[str, Any],
+    data: str | None = None,
+    *,
+    split: Split | None = None,
+    fit: Fit | None = None,
+    protocol: ProtocolName | None = None,
+    subset: str | None = None,
+) -> Feed:
+    """Open data for weights.
+
+    Args:
+        about: what the weights' folder says of them.
+        data: a generator's name or a path; None for the data that they were trained on.
+        split: None takes the test split of a generator and of the weights' own data, and all of anything else.
+        fit: None takes that of the training images, but of pictures, which have sizes of their own, the largest
+            centred window.
+        protocol: None takes that of the weights.
+        subset: None takes that of the weights on their own data, and all scenes of other data.
+
+    Raises:
+        InputError: as `open_source`.
+    """
+    own = data is None
+    name = about["data"] if data is None else data
+    held_out = name in DATASETS or (own and about.get("data_split") == "train")
+    split = split or ("test" if held_out else "all")
+    protocol = protocol or about.get("protocol")
+    subset = subset or (about.get("subset") if own else None)
+    path = Path(name)
+    pictures = name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES)
+    fit = fit or ("crop" if pictures else about.get("fit", "crop"))
+    source = open_source(name, split=split, size=image_size(about), fit=fit, protocol=protocol, subset=subset)
+    return Feed(source, split, fit, protocol, subset, own and not held_out)
