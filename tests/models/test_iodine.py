@@ -327,7 +327,7 @@ def test_inference_equals_the_plain_formulation(name: str, sample: bool) -> None
 
 @pytest.mark.parametrize("name", ["gaussian", "logistic", "channels mixed apart"])
 def test_gradients_that_refinement_sees_are_those_by_the_logits_and_the_colours_of_the_decode(name: str) -> None:
-    """By the logit, not by the mask or its logarithm: that one would be -r_k."""
+    """By the logit, not by the mask or its logarithm: that one would be minus the share."""
     model, images = build(CASES[name]), pictures()
     canvas = torch.randn(B, K, 4, H, W, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     canvas.requires_grad_()

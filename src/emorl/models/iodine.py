@@ -9,9 +9,9 @@ all slots and images; for t = 0..T:
     lambda_k <- lambda_k + refine(x, a, y, m, log p(x), dL/da, dL/dy, ...; lambda_k, dL/dlambda_k)     while t < T
 
 Training minimises sum_t (t / T) L_t, the NLL summed over pixels and channels. f is logistic or Gaussian and belongs to
-all three channels of a pixel together. Two of the gradients need no backward: with the shares r_k = m_k f_k / p(x),
+all three channels of a pixel together. Two of the gradients need no backward: with the shares s_k = m_k f_k / p(x),
 
-    dL/da_k = m_k - r_k,    dL/dy_k = -r_k d log f(x; y_k) / dy_k
+    dL/da_k = m_k - s_k,    dL/dy_k = -s_k d log f(x; y_k) / dy_k
 
 Where sources disagree, and what is ours, is listed in docs/models/iodine.md.
 
