@@ -20,7 +20,7 @@ PACKAGE = PROJECT / "src" / "emorl"
 # From bottom to top. A unit is a module or sub-package directly in emorl; it may import every unit of a lower
 # layer and, without cycles, those of its own.
 LAYERS: list[set[str]] = [
-    {"errors", "types", "files", "jobs"},
+    {"errors", "types", "files", "jobs", "version"},
     {"nn", "prob", "geco", "noise", "eager_vjp"},
     {"precision", "distributed"},
     {"models"},

@@ -32,7 +32,7 @@ from tests import tiny
 CONFIG = replace(tiny.RUN, validate_every=0, seed=1)
 ENDLESS = replace(CONFIG, steps=10**6)
 EMORL = [sys.executable, "-m", "emorl", "train"]
-SCORES = {"foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"}
+SCORES = {"foreground_ari", "ari", "miou", "miou_with_background", "mbo", "covering", "mse", "nll", "kl", "kl_stage1"}
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,11 +7,12 @@ scores = emorl.evaluate("nano")
 
 from typing import TYPE_CHECKING, Any
 
+from emorl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from emorl.api import evaluate as evaluate
     from emorl.api import load as load
 
-__version__ = "0.1.0"
 __all__ = ["evaluate", "load"]
 
 

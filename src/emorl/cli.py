@@ -24,7 +24,6 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
-import emorl
 from emorl.benchmark.measure import (
     SHAPES,
     SWEEP,
@@ -69,6 +68,7 @@ from emorl.traverse import num_steps as num_ranging_steps
 from emorl.traverse import ranges
 from emorl.traverse import traverse as run_traversal
 from emorl.verify import verify_reference as replay
+from emorl.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if words else 2
     if words[0] == "--version":
-        print(emorl.__version__)
+        print(__version__)
         return 0
     try:
         if words[0] not in COMMANDS:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import emorl
 from emorl.data.base import Source, iterate
 from emorl.errors import InputError
 from emorl.metrics.ari import ari, foreground_ari
@@ -21,6 +20,7 @@ from emorl.metrics.summary import summarise
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise
 from emorl.types import Batch, Inference
+from emorl.version import __version__
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -104,7 +104,7 @@ def evaluate(
         **summary(batches),
         "options": {**chosen, "seed": seed, "definitions": DEFINITIONS},
         "data": {"name": source.name, "fingerprint": source.fingerprint(), "num_images": len(source)},
-        "version": emorl.__version__,
+        "version": __version__,
     }
 
 

@@ -33,13 +33,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import emorl
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
 from emorl.errors import InputError
 from emorl.files import sync_folder, write_whole
 from emorl.models import ModelConfig, build_model
 from emorl.models.base import Model
 from emorl.precision import Precision, place
+from emorl.version import __version__
 
 SHIPPED = Path(__file__).parent / "weights"
 """Weights that come with the package, one folder per MODEL/DATA."""
@@ -72,7 +72,7 @@ def save_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
         save_file(tensors, folder / "weights.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"cannot write {folder / 'weights.safetensors'}: {error}") from None
-    content = {"model": model_to_json(model.config), "about": about, "emorl": emorl.__version__}
+    content = {"model": model_to_json(model.config), "about": about, "emorl": __version__}
     write_json(folder / "config.json", content)
 
 
@@ -229,7 +229,7 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
 def versions() -> dict[str, Any]:
     """What a run's numbers depend on beside its config."""
     return {
-        "emorl": emorl.__version__,
+        "emorl": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
