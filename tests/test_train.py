@@ -212,6 +212,7 @@ def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
         "data": "tetrominoes",
         "data_split": "train",
         "image_size": [35, 35],
+        "fit": "crop",
         "protocol": None,
         "subset": None,
         "seed": 0,
