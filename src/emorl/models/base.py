@@ -8,6 +8,7 @@ training is in `TrainState`, which goes in and comes out as a value; a model hol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.errors import InputError
-from emorl.geco import GecoState
+from emorl.geco import GecoState, update_kl
 from emorl.noise import Noise
 from emorl.types import Decoding, Inference, Loss
 
@@ -130,6 +131,39 @@ class BaseModel(nn.Module):
 
     def remember(self, state: TrainState) -> None:
         """See `Model`: inference needs nothing of the training state."""
+
+    def counts(self, options: InferOptions) -> tuple[int, int]:
+        """K and I of a call: the caller's or the config's; raises InputError for numbers that are too small."""
+        config = self.config
+        num_slots = config.num_slots if options.num_slots is None else options.num_slots
+        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
+        if num_slots < 1 or num_steps < 0:
+            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
+        return num_slots, num_steps
+
+
+class KLGecoModel(BaseModel):
+    """A model of the GENESIS family: GECO, where the config has it, moves zeta, the logarithm of the KL's weight."""
+
+    def initial_state(self) -> TrainState:
+        """See `Model`; zeta begins with 0."""
+        state = super().initial_state()
+        if self.config.geco is None:
+            return state
+        zero = next(self.parameters()).detach().new_zeros(())
+        return replace(state, geco=GecoState(zeta=zero, ema=zero.clone()))
+
+    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
+        """One step further; moves GECO by the batch mean of its constraint."""
+        constraint = state.geco
+        if constraint is not None and self.config.geco is not None:
+            num_pixels = math.prod(self.config.image_size)
+            constraint = update_kl(constraint, means["constraint"], self.config.geco, state.step, num_pixels)
+        return replace(state, step=state.step + 1, geco=constraint)
+
+    def step_form(self, state: TrainState) -> Hashable:
+        """Whether this is the step that sets GECO's average."""
+        return self.config.geco is not None and state.step == 0
 
 
 def refuse_refinement(name: str, options: InferOptions) -> None:

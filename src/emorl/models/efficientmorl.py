@@ -33,7 +33,7 @@ from emorl import geco
 from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only
 from emorl.errors import InputError
 from emorl.geco import GecoConfig, GecoState
-from emorl.models.base import InferOptions, TrainState, images_to_unit
+from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
 from emorl.nn.decoders import ConvDecoder, DeconvDecoder, broadcast_decoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import conv_encoder, patch_encoder
@@ -204,7 +204,7 @@ class TrainingPass(NamedTuple):
     """L^0..L^I, summed over images."""
 
 
-class EfficientMORL(nn.Module):
+class EfficientMORL(BaseModel):
     """The model; see `emorl.models.base.Model` for the contract."""
 
     geco_zeta: Tensor
@@ -374,7 +374,7 @@ class EfficientMORL(nn.Module):
     ) -> Inference:
         """See `emorl.models.base.Model.infer`. With refinement, memory is that of one decode whatever I is."""
         config = self.config
-        num_slots, num_steps = self._counts(options)
+        num_slots, num_steps = self.counts(options)
         with torch.inference_mode(False), torch.no_grad():
             x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype)
             noise = as_noise(noise, len(x))
@@ -420,15 +420,6 @@ class EfficientMORL(nn.Module):
                 ),
             )
 
-    def _counts(self, options: InferOptions) -> tuple[int, int]:
-        """K and I of a call."""
-        config = self.config
-        num_slots = config.num_slots if options.num_slots is None else options.num_slots
-        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
-        if num_slots < 1 or num_steps < 0:
-            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
-        return num_slots, num_steps
-
     def _cut(self, stage1: BottomUp, noise: Noise) -> BottomUp:
         """Make the top posterior a leaf, with its sample drawn again so that it depends on it."""
         top = stage1.top.leaf()
@@ -444,7 +435,7 @@ class EfficientMORL(nn.Module):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
         """Posterior means B K D; at zero refinement steps no decoder runs."""
-        num_slots, num_steps = self._counts(options)
+        num_slots, num_steps = self.counts(options)
         if num_steps > 0:
             return self.infer(images, options, noise=noise).steps[-1].posterior.mean
         with torch.no_grad():
@@ -465,7 +456,7 @@ class EfficientMORL(nn.Module):
         conditional a chain through the hierarchy that begins with N(0, I).
         """
         config = self.config
-        num_slots, _ = self._counts(InferOptions(num_slots, 0))
+        num_slots, _ = self.counts(InferOptions(num_slots, 0))
         conditional = self._refines_against_conditional() if config.refinement_steps else config.prior == "bottom-up"
         noise = as_noise(noise, count)
         like = self.initial_mean.new_zeros(count, num_slots, config.slot_dim)

@@ -21,17 +21,15 @@ Axes: B images, K slots, D slot width, F features of the mask encoder, H W pixel
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from emorl import geco
 from emorl.errors import InputError
-from emorl.geco import GecoState, KLGecoConfig
-from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement, require_size
+from emorl.geco import KLGecoConfig
+from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.autoregressive import AutoregressivePrior, bounded_gaussian, exact_kl, sampled_kl
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder, shifted_softplus_std
 from emorl.nn.gated import GatedDecoder, GatedEncoder, NormKind
@@ -110,7 +108,7 @@ class Scene(NamedTuple):
     """B K 3 H W in [0, 1]."""
 
 
-class Genesis(BaseModel):
+class Genesis(KLGecoModel):
     """Both models, told apart by their configs; see `emorl.models.base.Model` for the contract.
 
     `loss` normalises by the statistics of its batch and moves the running ones, everything else uses those: with
@@ -255,7 +253,7 @@ class Genesis(BaseModel):
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None
     ) -> Inference:
         """See `Model`: masks' codes slot after slot, then components' codes given those."""
-        num_slots = self._num_slots(InferOptions(num_slots))
+        num_slots = self.counts(InferOptions(num_slots))[0]
         eps = as_noise(noise, count).normal("sample", 0, self._like(count, num_slots))
         dim = self.config.mask_dim
         with torch.no_grad():
@@ -265,14 +263,6 @@ class Genesis(BaseModel):
                 slots = torch.cat([slots, mean + std * eps[:, :, dim:]], dim=-1)
             decoding = self.decode(slots, size)
         return Inference(decoding.masks, decoding.components, decoding.reconstruction, slots)
-
-    def initial_state(self) -> TrainState:
-        """zeta, the logarithm of beta, is 0."""
-        state = super().initial_state()
-        if self.config.geco is None:
-            return state
-        zero = self.first_posterior.bias.detach().new_zeros(())
-        return replace(state, geco=GecoState(zeta=zero, ema=zero.clone()))
 
     def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = None) -> Loss:
         """NLL + beta KL, summed over images; beta = kl_weight exp(zeta) with GECO, else kl_weight.
@@ -298,25 +288,6 @@ class Genesis(BaseModel):
             terms["constraint"] = (self.config.geco.target_per_element - constant) * x[0].numel() - terms["nll"]
         return Loss((nll + beta * kl).sum(), terms)
 
-    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
-        """One step further; moves GECO by the batch mean of its constraint."""
-        constraint = state.geco
-        if constraint is not None and self.config.geco is not None:
-            num_pixels = math.prod(self.config.image_size)
-            constraint = geco.update_kl(constraint, means["constraint"], self.config.geco, state.step, num_pixels)
-        return replace(state, step=state.step + 1, geco=constraint)
-
-    def step_form(self, state: TrainState) -> Hashable:
-        """Whether this is the step that sets GECO's average."""
-        return state.refinement_steps, self.config.geco is not None and state.step == 0
-
-    def _num_slots(self, options: InferOptions) -> int:
-        """K of a call."""
-        num_slots = self.config.num_slots if options.num_slots is None else options.num_slots
-        if num_slots < 1:
-            raise InputError(f"num_slots must be at least 1, got {num_slots}")
-        return num_slots
-
     def _like(self, count: int, num_slots: int) -> Tensor:
         """Zeros of the shape of the slots of `count` images."""
         return self.first_posterior.bias.detach().new_zeros(count, num_slots, self.slot_dim)
@@ -326,7 +297,7 @@ class Genesis(BaseModel):
         refuse_refinement("GENESIS" if isinstance(self.config, GenesisConfig) else "GENESIS-S", options)
         x = images_to_unit(images, self.first_posterior.weight.dtype)
         require_size(x, self.config.image_size)
-        like = self._like(len(x), self._num_slots(options))
+        like = self._like(len(x), self.counts(options)[0])
         return x, as_noise(noise, len(x)).normal("slots", 0, like) if options.sample else like
 
     def _nll(self, images: Tensor, scene: Scene) -> Tensor:

@@ -26,18 +26,16 @@ Axes: B images, K slots, D slot width, C channels, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl import geco
 from emorl.errors import InputError
-from emorl.geco import GecoState, KLGecoConfig
-from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement, require_size
+from emorl.geco import KLGecoConfig
+from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.autoregressive import AutoregressivePrior, exact_kl, sampled_kl
 from emorl.nn.component_vae import coordinates, shifted_softplus_std
 from emorl.nn.convs import Conv2d, ConvTranspose2d
@@ -179,7 +177,7 @@ class _Pass(NamedTuple):
     """B, without the constant 0.5 log(2 pi) per element."""
 
 
-class GenesisV2(BaseModel):
+class GenesisV2(KLGecoModel):
     """The model; see `emorl.models.base.Model` for the contract."""
 
     config: GenesisV2Config
@@ -272,19 +270,11 @@ class GenesisV2(BaseModel):
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None
     ) -> Inference:
         """Scenes of codes drawn slot after slot, with the decoder's masks."""
-        eps = as_noise(noise, count).normal("sample", 0, self._like(count, self._num_slots(num_slots)))
+        eps = as_noise(noise, count).normal("sample", 0, self._like(count, self.counts(InferOptions(num_slots))[0]))
         with torch.no_grad():
             z = self.prior.sample(eps)
             decoding = self.decode(z, size)
         return Inference(decoding.masks, decoding.components, decoding.reconstruction, z)
-
-    def initial_state(self) -> TrainState:
-        """See `Model`; zeta, the logarithm of beta, begins with 0."""
-        state = super().initial_state()
-        if self.config.geco is None:
-            return state
-        zero = torch.zeros_like(self.attention.log_sigma.detach())
-        return replace(state, geco=GecoState(zeta=zero, ema=zero.clone()))
 
     def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = None) -> Loss:
         """NLL + beta KL, summed over images; beta = kl_weight exp(zeta) with GECO, else kl_weight.
@@ -304,30 +294,12 @@ class GenesisV2(BaseModel):
             terms["constraint"] = (self.config.geco.target_per_element - constant) * x[0].numel() - terms["nll"]
         return Loss((run.nll + beta * kl).sum(), terms)
 
-    def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
-        """One step further; moves GECO by the batch mean of its constraint."""
-        constraint = state.geco
-        if constraint is not None and self.config.geco is not None:
-            num_pixels = math.prod(self.config.image_size)
-            constraint = geco.update_kl(constraint, means["constraint"], self.config.geco, state.step, num_pixels)
-        return replace(state, step=state.step + 1, geco=constraint)
-
-    def step_form(self, state: TrainState) -> Hashable:
-        """Whether this is the step that sets GECO's average."""
-        return self.config.geco is not None and state.step == 0
-
     def _checked(self, images: Tensor, options: InferOptions) -> tuple[Tensor, int]:
         """Images in [0, 1], and K of a call."""
         refuse_refinement("GENESIS-v2", options)
         images = images_to_unit(images, self.attention.log_sigma.dtype)
         require_size(images, self.config.image_size)
-        return images, self._num_slots(options.num_slots)
-
-    def _num_slots(self, asked: int | None) -> int:
-        num_slots = self.config.num_slots if asked is None else asked
-        if num_slots < 1:
-            raise InputError(f"num_slots must be at least 1, got {num_slots}")
-        return num_slots
+        return images, self.counts(options)[0]
 
     def _like(self, count: int, num_slots: int) -> Tensor:
         """Zeros of the shape of the codes of `count` images."""

@@ -400,7 +400,7 @@ class Iodine(BaseModel):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Inference:
         """See `emorl.models.base.Model.infer`. Memory is that of one decode whatever T is."""
-        num_slots, num_steps = self._counts(options)
+        num_slots, num_steps = self.counts(options)
         mode = Mode(False, self.config.kl_weight, options.sample, options.keep_steps)
         with torch.inference_mode(False), torch.no_grad():
             x = self._images(images)
@@ -426,7 +426,7 @@ class Iodine(BaseModel):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
         """Posterior means B K D. The last of them is not decoded; without refinement they know nothing of the image."""
-        num_slots, num_steps = self._counts(options)
+        num_slots, num_steps = self.counts(options)
         mode = Mode(False, self.config.kl_weight, options.sample)
         with torch.inference_mode(False), torch.no_grad():
             x = self._images(images)
@@ -446,7 +446,7 @@ class Iodine(BaseModel):
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None
     ) -> Inference:
         """Scenes of codes from the prior N(0, v), every slot by itself."""
-        num_slots, _ = self._counts(InferOptions(num_slots, 0))
+        num_slots, _ = self.counts(InferOptions(num_slots, 0))
         like = self.initial_mean.new_zeros(count, num_slots, self.config.slot_dim)
         with torch.no_grad():
             z = math.sqrt(self.config.prior_variance) * as_noise(noise, count).normal("sample", 0, like)
@@ -482,15 +482,6 @@ class Iodine(BaseModel):
         if self.config.image_size is not None:
             require_size(x, self.config.image_size)
         return x
-
-    def _counts(self, options: InferOptions) -> tuple[int, int]:
-        """K and T of a call."""
-        config = self.config
-        num_slots = config.num_slots if options.num_slots is None else options.num_slots
-        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
-        if num_slots < 1 or num_steps < 0:
-            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
-        return num_slots, num_steps
 
 
 def _decoding(canvas: Tensor) -> Decoding:

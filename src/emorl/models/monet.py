@@ -170,7 +170,7 @@ class MONet(BaseModel):
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None
     ) -> Inference:
         """Scenes of codes from N(0, I) with the decoder's masks: there is no prior over the attention's."""
-        num_slots = self._num_slots(num_slots)
+        num_slots = self.counts(InferOptions(num_slots))[0]
         like = next(self.parameters()).new_zeros(count, num_slots, self.config.slot_dim)
         with torch.no_grad():
             z = as_noise(noise, count).normal("sample", 0, like)
@@ -193,13 +193,7 @@ class MONet(BaseModel):
         refuse_refinement("MONet", options)
         images = images_to_unit(images, next(self.parameters()).dtype)
         require_size(images, self.config.image_size)
-        return images, self._num_slots(options.num_slots)
-
-    def _num_slots(self, asked: int | None) -> int:
-        num_slots = self.config.num_slots if asked is None else asked
-        if num_slots < 1:
-            raise InputError(f"num_slots must be at least 1, got {num_slots}")
-        return num_slots
+        return images, self.counts(options)[0]
 
 
 def mask_divergence(masks: Tensor, decoder_masks: Tensor) -> Tensor:

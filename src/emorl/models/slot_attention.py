@@ -122,19 +122,10 @@ class SlotAttention(BaseModel):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
         """The slots B K D themselves; no decoder runs."""
-        num_slots, num_steps = self._counts(options)
+        num_slots, num_steps = self.counts(options)
         with torch.no_grad():
             x = images_to_unit(images, self.initial_mean.dtype)
             return self.slots(x, num_slots, num_steps, as_noise(noise, len(x)))
-
-    def _counts(self, options: InferOptions) -> tuple[int, int]:
-        """K and T of a call."""
-        config = self.config
-        num_slots = config.num_slots if options.num_slots is None else options.num_slots
-        num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
-        if num_slots < 1 or num_steps < 0:
-            raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
-        return num_slots, num_steps
 
     def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
         """Slots B K D -> masks and components at H W = size."""
