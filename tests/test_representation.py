@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.metrics.activeness import value_grid
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, collect, describe, num_steps, rendered_dimensions
+from emorl.representation import Budget, collect, describe, num_steps, rendered_dimensions, without_nan
 from tests import tiny
 
 SMALL = Budget(images=12, activeness_images=3, stability_images=4, repeats=3)
@@ -74,3 +75,19 @@ def test_pictures_without_truth_have_slots_and_activeness_alone(tmp_path_factory
     assert set(found) == {"slots", "stability", "activeness"}
     with pytest.raises(InputError, match="one size"):
         describe(tiny.build(), Pictures(sorted(folder.iterdir())), budget=SMALL)
+
+
+def test_what_cannot_be_said_is_none_and_json_stays_json() -> None:
+    said = without_nan({"a": [1.0, float("nan")], "b": {"c": float("inf")}, "d": 3, "e": "nan"})
+    assert said == {"a": [1.0, None], "b": {"c": None}, "d": 3, "e": "nan"}
+
+
+def test_factors_that_contradict_the_masks_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = scenes()
+    read = source.read
+    hidden = {"visibility": np.zeros((12, 4), np.float32)}
+    monkeypatch.setattr(
+        source, "read", lambda where: replace(read(where), visibility=hidden["visibility"][: len(where)])
+    )
+    with pytest.raises(InputError, match="visibility"):
+        describe(tiny.build(), source, budget=SMALL)

@@ -598,14 +598,20 @@ def _print_codes(codes: dict[str, Any]) -> None:
         table.add_row(
             "slots in use minus objects", f"{usage['count_error']:+.2f} ({usage['absolute_count_error']:.2f})"
         )
-    table.add_row("stability", f"{codes['stability']['mean']:.3f}")
+
+    def told(value: float | None, spec: str) -> str:
+        return "-" if value is None else f"{value:{spec}}"
+
+    table.add_row("stability", told(codes["stability"]["mean"], ".3f"))
     table.add_row("active dimensions", f"{int((active > 0.01 * active.max()).sum())} of {len(active)}")
     for name in ("dci", "dci_released") if "dci" in codes else ():
-        values = [f"{part[:1].upper()} {codes[name][part]:.3f}" for part in ("disentanglement", "completeness")]
+        values = [
+            f"{part[:1].upper()} {told(codes[name][part], '.3f')}" for part in ("disentanglement", "completeness")
+        ]
         table.add_row(name.replace("_", ", "), " ".join(values))
     for name in ("linear_probe", "mlp_probe") if "dci" in codes else ():
         for kind, scores in codes[name].items():
-            values = [f"{factor} {value:.2f}" for factor, value in scores.items()]
+            values = [f"{factor} {told(value, '.2f')}" for factor, value in scores.items()]
             table.add_row(f"{name.replace('_', ' ')}, {kind}", " ".join(values))
     Console(width=160).print(table)
 

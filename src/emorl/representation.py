@@ -6,6 +6,7 @@ posterior means, or the plain slots of a model without a posterior.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -156,15 +157,32 @@ def describe(
         labelings.append(collect(model, source, again, options, seed + repeat, batch_size, lambda images: None).labels)
     truth = None if seen.true_labels is None else seen.true_labels[:again]
     values = stability(np.stack(labelings), truth)
-    found["stability"] = {"mean": float(np.nanmean(values)), "repeats": budget.repeats, "num_images": again}
+    shown = values[np.isfinite(values)]  # images without objects have none
+    found["stability"] = {
+        "mean": float(shown.mean()) if len(shown) else None,
+        "repeats": budget.repeats,
+        "num_images": again,
+    }
 
     rendered = rendered_dimensions(model, seen, min(count, budget.activeness_images), seed, size, progress)
     active = activeness(rendered)
     found["activeness"] = {"values": active.tolist(), "order": np.argsort(-active).tolist()}
 
     if seen.factors and seen.true_labels is not None and seen.visibility is not None:
-        found |= of_objects(seen)
-    return found
+        try:
+            found |= of_objects(seen)
+        except ValueError as error:  # what a file says of its objects contradicts itself, or is too little
+            raise InputError(f"{source.name}: its factors cannot be compared with codes ({error})") from None
+    return {name: without_nan(part) for name, part in found.items()}
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: where nothing can be said stands None."""
+    if isinstance(value, dict):
+        return {name: without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:

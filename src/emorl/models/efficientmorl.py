@@ -207,6 +207,7 @@ class TrainingPass(NamedTuple):
 class EfficientMORL(BaseModel):
     """The model; see `emorl.models.base.Model` for the contract."""
 
+    config: EfficientMORLConfig
     geco_zeta: Tensor
 
     def __init__(self, config: EfficientMORLConfig) -> None:
