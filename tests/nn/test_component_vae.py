@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.component_vae import Activation, ComponentDecoder, ComponentEncoder, coordinates, shifted_softplus_std
+from emorl.nn.component_vae import Activation, ComponentDecoder, ComponentEncoder, shifted_softplus_std
 
 D, N = 5, 3
 KINDS = pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU])
@@ -62,12 +62,6 @@ def test_the_decoder_is_the_one_with_the_tile(activation: Activation, size: tupl
         torch.autograd.grad((ours * weight).sum(), inputs), torch.autograd.grad((x * weight).sum(), inputs), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
-
-
-def test_coordinates_are_row_then_column() -> None:
-    grid = coordinates(2, 3, torch.zeros((), dtype=torch.float64))
-    assert grid.dtype == torch.float64
-    assert grid.tolist() == [[[-1, -1, -1], [1, 1, 1]], [[-1, 0, 1], [-1, 0, 1]]]
 
 
 def test_parameter_counts() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from emorl.nn.grids import position_grid, wave_grid
+from emorl.nn.grids import coordinates, position_grid, wave_grid
 
 LIKE = torch.zeros((), dtype=torch.float64)
 
@@ -69,3 +69,9 @@ def test_waves_follow_the_distances() -> None:
     both = position_grid(3, 5, like, 2)
     assert torch.equal(both[:4], position_grid(3, 5, like))
     assert torch.equal(both[4:], wave_grid(3, 5, 2, like))
+
+
+def test_coordinates_are_row_then_column() -> None:
+    grid = coordinates(2, 3, torch.zeros((), dtype=torch.float64))
+    assert grid.dtype == torch.float64
+    assert grid.tolist() == [[[-1, -1, -1], [1, 1, 1]], [[-1, 0, 1], [-1, 0, 1]]]

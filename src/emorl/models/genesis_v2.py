@@ -37,8 +37,9 @@ from emorl.errors import InputError
 from emorl.geco import KLGecoConfig
 from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.autoregressive import AutoregressivePrior, exact_kl, sampled_kl
-from emorl.nn.component_vae import coordinates, shifted_softplus_std
+from emorl.nn.component_vae import shifted_softplus_std
 from emorl.nn.convs import Conv2d, ConvTranspose2d
+from emorl.nn.grids import coordinates
 from emorl.nn.unet import NUM_GROUPS, UNet
 from emorl.noise import Noise, as_noise
 from emorl.prob import mixture_nll

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only, recomputed
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, require_size
-from emorl.nn.component_vae import coordinates
 from emorl.nn.convs import ConvStack
 from emorl.nn.decoders import conv_of_tiled, images_per_chunk
+from emorl.nn.grids import coordinates
 from emorl.noise import Noise, as_noise
 from emorl.prob import Density, Gaussian, PixelMixture, gaussian_kl, log_density_slope, pixel_mixture
 from emorl.types import Decoding, Inference, Loss, Posterior, Step

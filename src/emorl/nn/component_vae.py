@@ -6,12 +6,12 @@ Sizes are those of the released GENESIS code. Axes: n = B K slots, D code width,
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.convs import ConvStack
 from emorl.nn.decoders import conv_of_tiled
+from emorl.nn.grids import coordinates
 from emorl.types import Posterior
 
 Activation = type[nn.ReLU] | type[nn.ELU]
@@ -71,10 +71,3 @@ class ComponentDecoder(nn.Module):
         """Codes n D -> n C H W for the `outputs` C, not squashed."""
         grid = F.pad(coordinates(height + 8, width + 8, z), (0, 0, 0, 0, z.shape[1], 0))  # D+2 H+8 W+8
         return self.layers.run_from(1, conv_of_tiled(self.layers, F.pad(z, (0, 2)), grid))  # n C H W
-
-
-def coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """Row and column of every position, linear from -1 to 1, 2 H W, with the dtype and device of `like`."""
-    rows = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
-    columns = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))

@@ -27,3 +27,10 @@ def wave_grid(height: int, width: int, num_waves: int, like: Tensor) -> Tensor:
     down = torch.cos(n[:, None] * rows)[:, :, None].expand(-1, -1, width)
     right = torch.cos(n[:, None] * cols)[:, None, :].expand(-1, height, -1)
     return torch.cat([down, right])
+
+
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
+    """Row and column of every position, linear from -1 to 1, 2 H W, with the dtype and device of `like`."""
+    rows = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
+    columns = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
