@@ -60,6 +60,17 @@ def test_keras_weights_are_glorot_uniform_and_recurrent_ones_orthogonal() -> Non
     assert torch.equal(norm.weight, torch.ones(4))
 
 
+def test_an_lstm_begins_with_an_open_forget_gate() -> None:
+    torch.manual_seed(0)
+    cell = nn.LSTMCell(30, 20)
+    keras_(nn.ModuleList([cell]))
+    bound = math.sqrt(6 / (30 + 4 * 20))
+    assert 0.98 * bound < float(cell.weight_ih.detach().abs().max()) <= bound
+    torch.testing.assert_close(cell.weight_hh.T @ cell.weight_hh, torch.eye(20), atol=1e-5, rtol=0)
+    gates = (cell.bias_ih + cell.bias_hh).detach().unflatten(0, (4, 20))  # input, forget, cell, output
+    assert torch.equal(gates, torch.tensor([0.0, 1, 0, 0])[:, None].expand(4, 20))
+
+
 def test_a_dual_gru_is_two_grus_of_keras() -> None:
     torch.manual_seed(0)
     dual = DualGRU(20)

@@ -399,9 +399,12 @@ class EfficientMORL(BaseModel):
                 Layer(
                     posterior=_posterior(layer),
                     attention=alpha,
+                    kl=kl_layers[:, number].detach(),
                     decoding=self.decode(z.detach(), size) if options.decode_layers else None,
                 )
-                for layer, alpha, z in zip(stage1.layers, stage1.attention, stage1.samples[1:], strict=True)
+                for number, (layer, alpha, z) in enumerate(
+                    zip(stage1.layers, stage1.attention, stage1.samples[1:], strict=True)
+                )
             ]
             decodings = [Decoding(step.nll.extra[0].exp(), step.nll.extra[1]) for step in steps]
             return Inference(

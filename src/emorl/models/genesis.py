@@ -33,6 +33,7 @@ from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_u
 from emorl.nn.autoregressive import AutoregressivePrior, bounded_gaussian, exact_kl, sampled_kl
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder, shifted_softplus_std
 from emorl.nn.gated import GatedDecoder, GatedEncoder, NormKind
+from emorl.nn.init import InitialWeights, keras_
 from emorl.nn.stick_breaking import log_masks_of_logits
 from emorl.noise import Noise, as_noise
 from emorl.prob import LIKELIHOODS, Likelihood
@@ -65,6 +66,8 @@ class _SharedConfig:
     """Of the KL, beside GECO's multiplier."""
     analytic_kl: bool = False
     """Train with the KL of every slot given the sample of those before it, not with one sample of it."""
+    initial_weights: InitialWeights = "pytorch"
+    """PyTorch's defaults, as in the code that is followed, or Keras's, which keep small networks from starting dull."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Genesis(KLGecoModel):
                 nn.Linear(hidden, 2 * code_dim),
             )
         self.component_decoder = ComponentDecoder(code_dim, 3, nn.ELU, config.component_channels)
+        if config.initial_weights == "keras":
+            keras_(self)
 
     @property
     def slot_dim(self) -> int:

@@ -40,6 +40,7 @@ from emorl.nn.autoregressive import AutoregressivePrior, exact_kl, sampled_kl
 from emorl.nn.component_vae import shifted_softplus_std
 from emorl.nn.convs import Conv2d, ConvTranspose2d
 from emorl.nn.grids import coordinates
+from emorl.nn.init import InitialWeights, keras_
 from emorl.nn.unet import NUM_GROUPS, UNet
 from emorl.noise import Noise, as_noise
 from emorl.prob import mixture_nll
@@ -75,6 +76,8 @@ class GenesisV2Config:
     """Constrain the reconstruction; None keeps the KL at its own weight. The target is for a sigma: see the page."""
     kl_weight: float = 1.0
     """Of the KL, beside GECO's multiplier."""
+    initial_weights: InitialWeights = "pytorch"
+    """PyTorch's defaults, as in the code that is followed, or Keras's, which keep small networks from starting dull."""
 
 
 def initial_kernel_sigma(kernel: Kernel, num_slots: int) -> float:
@@ -194,6 +197,8 @@ class GenesisV2(KLGecoModel):
         self.mlp = nn.Sequential(nn.LayerNorm(2 * c), nn.Linear(2 * c, 2 * c), nn.ReLU(), nn.Linear(2 * c, 2 * dim))
         self.decoder = SlotDecoder(dim, c)
         self.prior = AutoregressivePrior(dim, 4 * c)
+        if config.initial_weights == "keras":
+            keras_(self)
 
     # ---------------------------------------------------------------- from images to codes
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder
+from emorl.nn.init import InitialWeights, keras_
 from emorl.nn.stick_breaking import break_off
 from emorl.nn.unet import UNet
 from emorl.noise import Noise, as_noise
@@ -62,6 +63,8 @@ class MONetConfig:
     """c of the U-Net: its maps have c and 2c channels."""
     component_channels: int = 32
     """c of the component VAE: convolutions of c and 2c channels in the encoder, of c in the decoder."""
+    initial_weights: InitialWeights = "pytorch"
+    """PyTorch's defaults, as in the code that is followed, or Keras's, which keep small networks from starting dull."""
 
 
 class _Pass(NamedTuple):
@@ -95,6 +98,8 @@ class MONet(BaseModel):
         self.attention = UNet(4, 1, config.image_size, channels=config.attention_channels, norm="instance")
         self.encoder = ComponentEncoder(4, dim, config.image_size, nn.ReLU, channels)
         self.decoder = ComponentDecoder(dim, 4, nn.ReLU, channels)
+        if config.initial_weights == "keras":
+            keras_(self)
 
     # ---------------------------------------------------------------- from images to codes
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from emorl.nn.gru import DualGRU
+
+InitialWeights = Literal["pytorch", "keras"]
+"""Whose defaults."""
 
 
 def xavier_small_(*modules: nn.Module, gain: float = 0.02) -> None:
@@ -20,7 +25,8 @@ def xavier_small_(*modules: nn.Module, gain: float = 0.02) -> None:
 def keras_(*modules: nn.Module) -> None:
     """Keras's defaults for everything inside `modules`: Glorot-uniform weights and zero biases.
 
-    The recurrent weights of a GRU are orthogonal, its three gates taken as one matrix; a DualGRU is two of them.
+    The recurrent weights of a GRU or LSTM are orthogonal, its gates taken as one matrix; a DualGRU is two GRUs. An
+    LSTM's forget gate begins open, with a bias of 1.
     """
     for module in modules:
         for layer in module.modules():
@@ -34,8 +40,10 @@ def keras_(*modules: nn.Module) -> None:
                     nn.init.orthogonal_(weight_hh)
                 nn.init.zeros_(layer.bias_ih)
                 nn.init.zeros_(layer.bias_hh)
-            elif isinstance(layer, nn.GRUCell):
+            elif isinstance(layer, nn.GRUCell | nn.LSTMCell):
                 nn.init.xavier_uniform_(layer.weight_ih)
                 nn.init.orthogonal_(layer.weight_hh)
                 nn.init.zeros_(layer.bias_ih)
                 nn.init.zeros_(layer.bias_hh)
+                if isinstance(layer, nn.LSTMCell):
+                    nn.init.ones_(layer.bias_ih[layer.hidden_size : 2 * layer.hidden_size])
