@@ -67,12 +67,22 @@ def nano() -> TrainConfig:
     """A small GENESIS that learns Tetrominoes on two CPU cores."""
     return replace(
         tetrominoes(),
-        model=GenesisConfig(image_size=(32, 32), num_slots=4, mask_channels=8, component_channels=16),
+        model=GenesisConfig(
+            image_size=(32, 32),
+            num_slots=4,
+            mask_channels=8,
+            component_channels=16,
+            sigma=0.3,
+            geco=None,  # the run ends before the multiplier has come back from its lower limit
+            initial_weights="keras",
+        ),
         batch_size=8,
         steps=20_000,
         learning_rate=1e-3,
         warmup_steps=500,
         decay="cosine",
+        kl_warmup_steps=4000,
+        clip_norm=5.0,
     )
 
 
