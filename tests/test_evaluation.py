@@ -21,9 +21,13 @@ from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_source, summary, to_tensor
+from emorl.feed import feed
+from emorl.metrics.ari import ari
 from emorl.models.base import InferOptions
+from emorl.representation import Budget, describe
 from emorl.types import Batch, Inference
 from tests import tiny
+from tests.data.test_hdf5 import CLEVR, TETROMINOES, as_authors, as_library
 
 SCORES = {"foreground_ari", "ari", "miou", "miou_with_background", "mbo", "covering", "mse", "nll", "kl", "kl_stage1"}
 
@@ -172,7 +176,7 @@ def test_results_have_the_documented_keys(source: Source, model: Any) -> None:
     advanced: list[int] = []
     row = evaluate(model, source, seed=3, batch_size=4, progress=advanced.append)
     assert advanced == [4, 3]
-    assert row.keys() == SCORES | {"options", "data", "version"}
+    assert row.keys() == SCORES | {"kl_per_layer", "options", "data", "version"}
     for name in SCORES:
         assert row[name].keys() == {"mean", "std", "num_images"}
         assert row[name]["num_images"] == 7 and row[name]["std"] >= 0
@@ -186,7 +190,7 @@ def test_results_have_the_documented_keys(source: Source, model: Any) -> None:
 
 
 def test_every_score_is_defined() -> None:
-    assert SCORES <= DEFINITIONS.keys()
+    assert SCORES | {"kl_per_layer"} <= DEFINITIONS.keys()
 
 
 def test_means_are_over_images(source: Source, model: Any) -> None:
@@ -194,8 +198,18 @@ def test_means_are_over_images(source: Source, model: Any) -> None:
     batches = list(score_source(model, source, InferOptions(), 1))
     assert len(batches) == 1
     for name, values in batches[0].items():
+        if name == "kl_per_layer":
+            continue
         assert row[name]["mean"] == pytest.approx(values.mean(), rel=1e-6)
         assert row[name]["std"] == pytest.approx(values.std(), rel=1e-4, abs=1e-9)
+
+
+def test_the_kl_of_the_layers_is_that_of_stage_1(source: Source, model: Any) -> None:
+    row = evaluate(model, source)
+    assert [layer.keys() for layer in row["kl_per_layer"]] == [{"mean", "std", "num_images"}] * 2
+    assert sum(layer["mean"] for layer in row["kl_per_layer"]) == pytest.approx(row["kl_stage1"]["mean"], rel=1e-5)
+    bottom = [float(layer.kl.mean()) for layer in infer(model, source.read(np.arange(7)), InferOptions(), 0).layers]
+    assert [layer["mean"] for layer in row["kl_per_layer"]] == pytest.approx(bottom, rel=1e-5)
 
 
 def test_options_say_what_was_used(source: Source, model: Any) -> None:
@@ -258,3 +272,74 @@ def test_images_are_read_in_chunks(source: Source, model: Any) -> None:
     next(batches)
     assert asked == [3]  # the rest is not read ahead
     assert len(list(batches)) == 2 and asked == [3, 3, 1]
+
+
+# ----------------------------------------------------------------------- other sizes, other files
+
+
+def test_masks_are_scored_at_another_size_after_a_soft_resize(model: Any) -> None:
+    about = {"data": "tetrominoes", "data_split": "train", "image_size": [20, 20], "fit": "centre"}
+    fed = feed(about, score_size=35)
+    assert fed.truth is not None and fed.truth.size == (35, 35) and fed.source.size == (20, 20)
+    small, truth = Subset(fed.source, 0, 3), Subset(fed.truth, 0, 3)
+    row, usual = evaluate(model, small, truth=truth, batch_size=2), evaluate(model, small, batch_size=2)
+    assert row["options"]["score_size"] == [35, 35] and "score_size" not in usual["options"]
+
+    scenes = small.read(np.arange(3))
+    soft = infer(model, scenes, InferOptions(), 0).masks[:, :, 0].numpy()
+    resized = [[np.asarray(Image.fromarray(mask).resize((35, 35))) for mask in masks] for masks in soft]
+    expected = ari(truth.read(np.arange(3)).mask, np.argmax(resized, axis=1))  # type: ignore[arg-type]
+    assert row["ari"]["mean"] == pytest.approx(expected.mean())
+    assert row["ari"] != usual["ari"] and row["mse"] == usual["mse"]
+
+
+def test_a_truth_that_is_not_there_is_refused() -> None:
+    about = {"data": "clevr6", "data_split": "train", "image_size": [96, 96]}
+    with pytest.raises(InputError, match="192 x 192, not 128"):
+        feed(about, score_size=128)
+
+
+def as_npz(path: Path, scenes: Batch, variant: Any) -> Path:
+    write_npz(path.with_suffix(".npz"), [scenes])
+    return path.with_suffix(".npz")
+
+
+def same(one: Any, other: Any) -> None:
+    """Equal results, but for the order of factors."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            same(one[name], other[name])
+    else:
+        assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("write", [as_authors, as_library, as_npz])
+def test_files_of_other_people_give_the_same_numbers(write: Any, tmp_path: Path, model: Any) -> None:
+    scenes = open_source("tetrominoes").read(np.arange(5))
+    path = write(tmp_path / "scenes.h5", scenes, TETROMINOES)
+    about = {"data": "tetrominoes", "data_split": "train", "image_size": [35, 35]}
+    rows = [
+        evaluate(model, source) for source in (Subset(open_source("tetrominoes"), 0, 5), feed(about, str(path)).source)
+    ]
+    for name in [*SCORES, "kl_per_layer"]:
+        assert rows[0][name] == rows[1][name], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [as_authors, as_library])
+def test_files_with_factors_give_the_same_codes_too(write: Any, tmp_path: Path, model: Any) -> None:
+    """CLEVR at its own size, as the authors and object-centric-library keep it, scored at 192x192."""
+    about = {"data": "clevr", "data_split": "train", "image_size": [48, 48]}
+    ours = feed(about, split="all", score_size=192)
+    scenes = open_source("clevr").read(np.arange(6))
+    theirs = feed(about, str(write(tmp_path / "scenes.h5", scenes, CLEVR)), score_size=192)
+    found = []
+    for fed in (ours, theirs):
+        assert fed.truth is not None
+        source, truth = Subset(fed.source, 0, 6), Subset(fed.truth, 0, 6)
+        codes = describe(model, source, budget=Budget(6, 2, 2, 2))
+        codes["dci"].pop("importance")  # its rows stand in the order of the factors
+        found.append({**evaluate(model, source, truth=truth), "codes": codes})
+    for name in [*SCORES, "codes"]:
+        same(found[0][name], found[1][name])

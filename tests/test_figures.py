@@ -16,8 +16,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from emorl.errors import InputError
-from emorl.figures import contact_sheet, decomposition_sheet, save_figure, slot_colours, write_picture_outputs
-from emorl.types import Batch, Inference, Layer, Posterior
+from emorl.figures import (
+    contact_sheet,
+    decomposition_sheet,
+    posterior_sheet,
+    save_figure,
+    slot_colours,
+    write_picture_outputs,
+)
+from emorl.types import Batch, Decoding, Inference, Layer, Posterior, Step
 
 # Linear RGB as seen without red or without green cones: Machado, Oliveira & Fernandes 2009, severity 1.
 VISION = {
@@ -286,3 +293,45 @@ def test_impossible_picture_outputs_are_refused(tmp_path: Path, row: int, num_sl
 def test_figures_do_not_touch_the_global_state_of_matplotlib() -> None:
     code = "import sys, emorl.figures; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+# ----------------------------------------------------------------------- what comes before the result
+
+
+def in_between(num_steps: int = 1) -> Inference:
+    """An inference whose layers and steps have pictures of their own."""
+    found = some_inference(num_layers=2)
+    others = [some_inference(), some_inference(num_slots=4)]
+    decodings = [
+        Decoding(other.masks.roll(i + 1, dims=1), other.components * (0.5 + 0.2 * i)) for i, other in enumerate(others)
+    ]
+    layers = tuple(replace(layer, decoding=one) for layer, one in zip(found.layers, decodings, strict=True))
+    value = torch.zeros(2)
+    steps = tuple(
+        Step(found.layers[0].posterior, value, value, Decoding(found.masks, found.components))
+        for _ in range(num_steps + 1)
+    )
+    return replace(found, layers=layers, steps=steps)
+
+
+def test_every_layer_and_step_has_its_row() -> None:
+    found, image = in_between(), some_images()
+    figure = posterior_sheet(image[1], found, 1, title="a scene")
+    sheet = page(figure)
+    words = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"layer 1", "layer 2", "refined, step 1", "a scene", "slot 3"} <= words
+    shown = [one.decoding for one in (*found.layers, *found.steps[1:])]
+    for decoding in shown:
+        assert decoding is not None
+        picture = np.rint(255 * decoding.reconstruction[1].permute(1, 2, 0).numpy().clip(0, 1)).astype(np.uint8)
+        assert count(sheet, picture, 5) == 1
+    winners = slot_colours(4)[found.layers[0].attention[1, :, 0].argmax(0).numpy()]
+    assert count(sheet, winners.repeat(4, axis=0).repeat(4, axis=1), 5) == 2  # both layers have this attention
+    assert count(sheet, image[1], 5) == 1
+
+
+def test_nothing_in_between_is_refused() -> None:
+    with pytest.raises(InputError, match="layers"):
+        posterior_sheet(some_images()[0], some_inference(num_layers=0))
+    with pytest.raises(InputError, match="kept"):
+        posterior_sheet(some_images()[0], some_inference())

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from emorl import representation
 from emorl.data.base import Subset
 from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.metrics.activeness import value_grid
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, collect, describe, num_steps, rendered_dimensions, without_nan
+from emorl.representation import Budget, collect, describe, locality, num_steps, rendered_dimensions, without_nan
+from emorl.types import Decoding, Inference
 from tests import tiny
 
 SMALL = Budget(images=12, activeness_images=3, stability_images=4, repeats=3)
@@ -91,3 +93,34 @@ def test_factors_that_contradict_the_masks_are_told_in_a_line(monkeypatch: pytes
     )
     with pytest.raises(InputError, match="visibility"):
         describe(tiny.build(), source, budget=SMALL)
+
+
+def test_a_change_that_stays_in_its_slot_leaks_nothing_and_one_that_does_not_is_told() -> None:
+    """Slots are columns of the picture, painted with the first number of their code; the second paints the next slot."""
+
+    class Columns:
+        config = tiny.MODEL
+
+        def __init__(self, reach: float) -> None:
+            self.reach = reach
+
+        def infer(self, images: torch.Tensor, options: InferOptions, *, noise: object) -> Inference:
+            slots = torch.linspace(0, 1, len(images) * 3 * 2).view(len(images), 3, 2)
+            found = self.decode(slots, SIZE)
+            return Inference(found.masks, found.components, found.reconstruction, slots)
+
+        def decode(self, slots: torch.Tensor, size: tuple[int, int]) -> Decoding:
+            masks = torch.eye(3).repeat_interleave(2, dim=1)[None, :, None, None].expand(len(slots), 3, 1, 4, 6)
+            painted = slots[..., 0] + self.reach * slots[..., 1].roll(1, dims=1)
+            return Decoding(masks, painted[..., None, None, None].expand(-1, -1, 3, 4, 6))
+
+    found = {}
+    for reach in (0.0, 1.0):
+        model = Columns(reach)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                representation, "infer", lambda m, scenes, options, seed: m.infer(scenes.image, options, noise=0)
+            )
+            found[reach] = locality(model, scenes().read(np.arange(4)))  # type: ignore[arg-type]
+    assert found[0.0] == {"leak": 0.0, "active_numbers": 1, "num_images": 4}
+    assert found[1.0]["active_numbers"] == 2 and 0.4 < found[1.0]["leak"] < 0.6

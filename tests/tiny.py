@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ import torch
 from emorl.config import TrainConfig, to_json
 from emorl.geco import GecoConfig
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig, PatchConfig
+from emorl.presets import preset
 
 MODEL = EfficientMORLConfig(
     num_slots=3,
@@ -88,3 +91,33 @@ def _flat(value: Any) -> Iterator[str]:
             yield from _flat(item)
     else:
         yield str(value)
+
+
+def write_experiment(path: Path, **changes: Any) -> Path:
+    """The file of an experiment whose two seeds are tiny runs, with other values and further overrides."""
+    overrides = dict(_dotted("", _unlike(to_json(preset("nano")), to_json(replace(RUN, validate_every=0)))))
+    content: dict[str, Any] = {"why": "A test.", "scale": "nano", "order": 1, "hardware": "any", "serves": []}
+    content |= {"preset": "nano", "seeds": [0, 1]} | {k: v for k, v in changes.items() if k != "overrides"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in content.items()]
+    overrides |= changes.get("overrides", {})
+    lines += ["[overrides]", *(f"{name} = {json.dumps(value)}" for name, value in overrides.items())]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _unlike(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What `other` has that differs from `base`, at any depth."""
+    found = {}
+    for name, value in other.items():
+        inner = _unlike(base[name], value) if isinstance(value, Mapping) and isinstance(base[name], Mapping) else value
+        if inner != ({} if isinstance(value, Mapping) else base[name]):
+            found[name] = inner
+    return found
+
+
+def _dotted(prefix: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value

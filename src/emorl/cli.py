@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ from emorl.decompose import decompose as run_decomposition
 from emorl.errors import InputError
 from emorl.evaluation import evaluate as run_evaluation
 from emorl.evaluation import score
+from emorl.experiments import Scale, SeedState, read_experiment, read_experiments, run_experiment
 from emorl.feed import feed, image_size
 from emorl.figures import contact_sheet, decomposition_sheet, save_figure
 from emorl.jobs import Cluster
@@ -59,6 +61,9 @@ from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
 from emorl.representation import describe
 from emorl.representation import num_steps as num_describing_steps
+from emorl.reproduce import reproduce as run_reproduction
+from emorl.reproduce.lab import Lab
+from emorl.results import evaluate_feed, is_run, keep_results
 from emorl.runs import find_weights, load_weights, write_json
 from emorl.sample import sample as draw_scenes
 from emorl.seeds import SeedRow, over_seeds, train_seeds
@@ -69,6 +74,10 @@ from emorl.traverse import ranges
 from emorl.traverse import traverse as run_traversal
 from emorl.verify import verify_reference as replay
 from emorl.version import __version__
+from emorl.web.export import export_web as write_explorer
+from emorl.web.export import num_steps as num_export_steps
+from emorl.web.networks import export_networks, new_folder
+from emorl.web.serve import make_server, serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -386,6 +395,50 @@ class Train:
     """For the logs of the jobs; DIR-jobs by default."""
 
 
+@dataclass(frozen=True)
+class TrainExperiment:
+    """Train the seeds of an experiment one after the other, going on with what is there, and score finished ones."""
+
+    experiment: Path
+    """File of experiments/; how far it is is written beside it, NAME.state.json."""
+    runs: Path = Path("runs")
+    """Seed N is trained in the run folder NAME-seedN there."""
+    seeds: int | None = None
+    """Only so many of its seeds, the first ones."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    max_minutes: float | None = None
+    """Stop then, resumable: of all seeds together."""
+
+
+def _train_experiment(words: Sequence[str]) -> int:
+    given: TrainExperiment = _parse(TrainExperiment, words, "train")
+    states, interrupted = run_experiment(
+        read_experiment(given.experiment),
+        given.runs,
+        num_seeds=given.seeds,
+        device=given.device,
+        max_minutes=given.max_minutes,
+    )
+    _print_states(states)
+    if any(state.state == "unfinished" for state in states):
+        print(f"go on with the same command: emorl train {shlex.join(words)}")
+    if interrupted:
+        return 130
+    if failed := [f"seed {state.seed} failed: {state.reason}" for state in states if state.state == "failed"]:
+        raise InputError("; ".join(failed))
+    return 0
+
+
+def _print_states(states: list[SeedState]) -> None:
+    table = Table("seed", "state", "minutes", "foreground ARI", "MSE", box=None, pad_edge=False)
+    for state in states:
+        scores = [(state.scores or {}).get(name, {}).get("mean") for name in ("foreground_ari", "mse")]
+        told = ["-" if score is None else f"{score:.4g}" for score in scores]
+        table.add_row(str(state.seed), Text(state.told), f"{state.minutes:.1f}", *told)
+    Console(width=160).print(table)
+
+
 def _refuse(given: Train, lacking: str, *options: str) -> None:
     for option in options:
         if getattr(given, option) is not None:
@@ -451,7 +504,9 @@ def _print_seeds(rows: list[SeedRow], summary: dict[str, dict[str, Any]], steps:
 
 
 def train(words: Sequence[str]) -> int:
-    """train a preset in a run folder, or resume one: train PRESET | train --resume DIR"""
+    """train a preset in a run folder, or resume one: train PRESET | train --resume DIR | train --experiment FILE"""
+    if any(word == "--experiment" or word.startswith("--experiment=") for word in words):
+        return _train_experiment(words)
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         resumed: Resume = _parse(Resume, words, "train")
         outcome = run_training(
@@ -468,7 +523,10 @@ def train(words: Sequence[str]) -> int:
             if words and words[0] in ("-h", "--help"):
                 print("usage: emorl train PRESET [options]   emorl train PRESET --help lists all options")
                 print("       emorl train PRESET --seeds 5   trains five seeds and prints one table")
-                print("       emorl train --resume DIR       goes on with a run\n\npresets:")
+                print("       emorl train --resume DIR       goes on with a run")
+                print(
+                    "       emorl train --experiment FILE  trains a planned experiment, or goes on with it\n\npresets:"
+                )
                 for name, make in PRESETS.items():
                     print(f"  {name.removeprefix('efficientmorl/'):26} {(make.__doc__ or '').splitlines()[0]}")
                 return 0
@@ -518,6 +576,9 @@ class Evaluate:
     """How images of another size are brought to that of the model: crop takes the protocol's window, of pictures the
     largest centred one; or the name of a window. none leaves them at their own. By default as for the training images,
     and crop for pictures."""
+    score_size: int | None = None
+    """Height and width at which masks are scored, after they are resized to it: those of the window that is cut out of
+    the scenes. 192 for CLEVR, as the EfficientMORL authors do. By default the model's size."""
     codes: bool = False
     """Also say what the codes are worth: disentanglement (DCI), what simple predictors read from them, activeness of
     every dimension, use of the slots, stability under other noise. Minutes; with one K and I."""
@@ -549,6 +610,7 @@ def evaluate(words: Sequence[str]) -> int:
         fit=options.fit,
         protocol=options.protocol,
         subset=options.subset,
+        score_size=options.score_size,
     )
     source = fed.source
     if fed.seen:
@@ -557,6 +619,7 @@ def evaluate(words: Sequence[str]) -> int:
         if not 1 <= options.num_images <= len(source):
             raise InputError(f"--num-images must be from 1 to {len(source)}")
         source = Subset(source, 0, options.num_images)
+        fed = replace(fed, source=source)
     rows = []
     sweep = [(k, i) for k in options.num_slots or (None,) for i in options.refinement_steps or (None,)]
     if options.codes and len(sweep) > 1:
@@ -564,16 +627,15 @@ def evaluate(words: Sequence[str]) -> int:
     with bar("evaluating", len(source) * len(sweep)) as advance:
         for num_slots, steps in sweep:
             chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean)
-            row = run_evaluation(
+            row = evaluate_feed(
                 model,
-                source,
+                fed,
                 options=chosen,
                 seed=options.seed,
                 batch_size=options.batch_size,
+                precision=options.precision,
                 progress=advance,
             )
-            row["options"] |= {"precision": options.precision, "split": fed.split, "fit": fed.fit}
-            row["options"] |= {"protocol": fed.protocol, "subset": fed.subset}
             rows.append({"weights": options.weights, **row})
     if options.codes:
         chosen = InferOptions(*sweep[0], sample=not options.posterior_mean)
@@ -585,7 +647,15 @@ def evaluate(words: Sequence[str]) -> int:
     if options.codes:
         _print_codes(rows[0]["codes"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
+    if is_run(Path(options.weights)) and options == replace(Evaluate(options.weights), **_harmless(options)):
+        keep_results(Path(options.weights), rows[0])
+        print(f"kept: {Path(options.weights) / 'results.json'}")
     return 0
+
+
+def _harmless(options: Evaluate) -> dict[str, Any]:
+    """What changes no score: with these alone, the results are the ones that a run folder keeps."""
+    return {name: getattr(options, name) for name in ("codes", "batch_size", "device", "json")}
 
 
 def _print_codes(codes: dict[str, Any]) -> None:
@@ -753,6 +823,122 @@ def traverse(words: Sequence[str]) -> int:
         seed=options.seed,
     )
     print(f"wrote {', '.join(str(file) for file in files)}")
+    return 0
+
+
+# -------------------------------------------------------------------- reproduce
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Make a table or figure of the EfficientMORL paper from run folders, with the published value beside ours."""
+
+    name: Positional[str]
+    """table1 to table3, fig3 to fig11, fig13 to fig22, or all: these and one page with everything, report.html."""
+    scale: Scale = "paper"
+    """paper: full size; nano: the same in miniature, minutes a run on two CPU cores."""
+    runs: Path = Path("runs")
+    """Where `emorl train --experiment` left its run folders. What is evaluated is kept there."""
+    experiments: Path = Path("experiments")
+    """Folder of the experiments."""
+    out: Path = Path("reproduced")
+    """Folder for NAME.md, NAME.json and NAME.png."""
+    benchmark: Path | None = None
+    """What `emorl benchmark --sweep --json` wrote, for fig10 and fig22; benchmark.json in OUT or RUNS by default."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+
+def reproduce(words: Sequence[str]) -> int:
+    """make a table or figure of the paper from run folders: reproduce fig7 | reproduce all"""
+    options: Reproduce = _parse(Reproduce, words, "reproduce")
+    rows = [options.out / "benchmark.json", options.runs / "benchmark.json"]
+    if options.benchmark is not None:
+        rows = [options.benchmark]
+    pick_device(options.device)
+    with bar("evaluating", None) as advance:
+        lab = Lab(read_experiments(options.experiments), options.runs, tuple(rows), options.device, advance)
+        run_reproduction(options.name, lab, options.scale, options.out, lambda file: print(f"wrote {file}"))
+    return 0
+
+
+# -------------------------------------------------------------------- outside PyTorch
+
+
+@dataclass(frozen=True)
+class ExportOnnx:
+    """Write a model's two networks, picture to codes and codes to what each slot shows, as ONNX files."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    out: Path = Path("onnx")
+    """Folder to make: encoder.onnx, decoder.onnx, and model.json with shapes and noise."""
+    size: tuple[int, int] | None = None
+    """Height and width of pictures; those that the weights were trained on by default."""
+
+
+def export_onnx(words: Sequence[str]) -> int:
+    """write a model's encoder and decoder as ONNX files"""
+    options: ExportOnnx = _parse(ExportOnnx, words, "export-onnx")
+    model, about = load_weights(find_weights(options.weights))
+    size = options.size or image_size(about)
+    if size is None or min(size) < 1:
+        raise InputError("these weights name no image size: give --size, height and width of at least 1")
+    with new_folder(options.out) as folder:
+        export_networks(model, size, folder)
+    print(f"wrote encoder.onnx, decoder.onnx and model.json to {options.out}")
+    return 0
+
+
+@dataclass(frozen=True)
+class ExportWeb:
+    """Write the explorer of a model as a folder for any static host: a page where objects are moved by hand."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    out: Path
+    """Folder to make; index.html is in it."""
+    data: str | None = None
+    """Generator or path; what the weights were trained on by default. Gives samples, and tells what codes do."""
+
+
+def export_web(words: Sequence[str]) -> int:
+    """write the explorer of a model as a folder for any static host"""
+    options: ExportWeb = _parse(ExportWeb, words, "export-web")
+    _write_explorer(options.weights, options.data, options.out)
+    print(f"wrote {options.out}: put it on any web server, or see it now with `emorl explore {options.weights}`")
+    return 0
+
+
+def _write_explorer(weights: str, data: str | None, out: Path) -> None:
+    model, about = load_weights(find_weights(weights))
+    source = feed(about, data).source
+    with bar("exporting and looking at data", num_export_steps(model, source)) as advance:
+        write_explorer(model, weights, source, out, advance)
+
+
+@dataclass(frozen=True)
+class Explore:
+    """Open a page where a picture falls apart into objects that are moved by hand. It serves this machine alone."""
+
+    weights: Positional[str]
+    """Shipped name, run folder or weights folder."""
+    data: str | None = None
+    """As of export-web."""
+    port: int = 0
+    """Of 127.0.0.1; a free one by default."""
+    browser: bool = True
+    """Open the browser there."""
+
+
+def explore(words: Sequence[str]) -> int:
+    """take pictures apart by hand, in the browser"""
+    options: Explore = _parse(Explore, words, "explore")
+    with tempfile.TemporaryDirectory(prefix="emorl-") as temporary:
+        folder = Path(temporary) / "explorer"
+        server = make_server(folder, options.port)
+        _write_explorer(options.weights, options.data, folder)
+        serve(server, browser=options.browser, say=lambda line: print(line, flush=True))
     return 0
 
 
@@ -943,6 +1129,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "decompose": decompose,
     "sample": sample,
     "traverse": traverse,
+    "explore": explore,
+    "export-onnx": export_onnx,
+    "export-web": export_web,
+    "reproduce": reproduce,
     "benchmark": benchmark,
     "verify-reference": verify_reference,
     "import-released": import_released,

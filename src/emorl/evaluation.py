@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
-from emorl.data.base import Source, iterate
+from emorl.data.base import Size, Source, iterate
 from emorl.errors import InputError
 from emorl.metrics.ari import ari, foreground_ari
 from emorl.metrics.error import mse
@@ -35,22 +36,44 @@ def infer(model: Model, scenes: Batch, options: InferOptions, seed: int) -> Infe
     return model.infer(to_tensor(scenes.image).to(device), options, noise=ImageNoise(seed, scenes.index))
 
 
-def score(model: Model, scenes: Batch, options: InferOptions, seed: int) -> tuple[dict[str, np.ndarray], Inference]:
-    """Scores per image (B each) and the inference they are of; ARI and mIoU only where there are masks."""
+def winners(masks: torch.Tensor, size: Size) -> np.ndarray:
+    """The winning slot of every pixel of masks B K 1 H W -> B height width, at another size after resizing the masks.
+
+    They are resized soft, by Pillow's bicubic filter, as the EfficientMORL authors' evaluation does.
+    """
+    soft = masks[:, :, 0].float().cpu().numpy()  # B K H W
+    if soft.shape[2:] != size:
+        resized = [
+            Image.fromarray(mask).resize(size[::-1], Image.Resampling.BICUBIC)
+            for mask in soft.reshape(-1, *soft.shape[2:])
+        ]
+        soft = np.stack([np.asarray(mask) for mask in resized]).reshape(*soft.shape[:2], *size)
+    labels: np.ndarray = soft.argmax(axis=1)
+    return labels
+
+
+def score(
+    model: Model, scenes: Batch, options: InferOptions, seed: int, truth: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], Inference]:
+    """Scores per image (B each) and the inference they are of; ARI and mIoU only where there are masks.
+
+    `truth` are label maps B height width of another size, at which masks are scored instead.
+    """
     found = infer(model, scenes, options, seed)
     reconstruction = found.reconstruction.permute(0, 2, 3, 1).cpu().numpy()  # B H W 3
     scores = {"mse": mse(scenes.image / 255.0, reconstruction)}
-    if scenes.mask is not None:
-        labels = found.masks[:, :, 0].argmax(dim=1).cpu().numpy()  # B H W
-        scores["foreground_ari"] = foreground_ari(scenes.mask, labels)
+    mask = scenes.mask if truth is None else truth
+    if mask is not None:
+        size = (mask.shape[1], mask.shape[2])
+        labels = winners(found.masks, size)
+        scores["foreground_ari"] = foreground_ari(mask, labels)
         if found.decoder_masks is not None:
-            decoded = found.decoder_masks[:, :, 0].argmax(dim=1).cpu().numpy()
-            scores["foreground_ari_decoder"] = foreground_ari(scenes.mask, decoded)
-        scores["ari"] = ari(scenes.mask, labels)
-        scores["miou"] = matched_iou(scenes.mask, labels)
-        scores["miou_with_background"] = matched_iou(scenes.mask, labels, include_background=True)
-        scores["mbo"] = mean_best_overlap(scenes.mask, labels)
-        scores["covering"] = segmentation_covering(scenes.mask, labels)
+            scores["foreground_ari_decoder"] = foreground_ari(mask, winners(found.decoder_masks, size))
+        scores["ari"] = ari(mask, labels)
+        scores["miou"] = matched_iou(mask, labels)
+        scores["miou_with_background"] = matched_iou(mask, labels, include_background=True)
+        scores["mbo"] = mean_best_overlap(mask, labels)
+        scores["covering"] = segmentation_covering(mask, labels)
     if found.steps:
         scores["nll"] = found.steps[-1].nll.double().cpu().numpy()
         scores["kl"] = found.steps[-1].kl.double().cpu().numpy()
@@ -59,47 +82,71 @@ def score(model: Model, scenes: Batch, options: InferOptions, seed: int) -> tupl
 
 
 def score_source(
-    model: Model, source: Source, options: InferOptions, seed: int, batch_size: int = 64
+    model: Model,
+    source: Source,
+    options: InferOptions,
+    seed: int,
+    batch_size: int = 64,
+    truth: Source | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Scores per image, batch by batch; memory does not grow with the number of images."""
+    """Scores per image, batch by batch; memory does not grow with the number of images.
+
+    Beside those of `score` there is `kl_per_layer` (B L) of a model with stochastic layers.
+    """
+    start = 0
     for scenes in iterate(source, batch_size if source.size else 1):  # pictures of their own sizes: one at a time
-        yield score(model, scenes, options, seed)[0]
+        masks = None if truth is None else truth.read(np.arange(start, start + len(scenes))).mask
+        scores, found = score(model, scenes, options, seed, masks)
+        layers = [layer.kl.double().cpu().numpy() for layer in found.layers if layer.kl is not None]
+        yield scores | ({"kl_per_layer": np.stack(layers, axis=1)} if layers else {})
+        start += len(scenes)
 
 
 MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou", "mbo", "covering"}
 """Scores that images without objects do not have."""
 
 
-def summary(batches: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    """Mean, std over images and number of images of every score."""
+def summary(batches: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Mean, std over images and number of images of every score; a list of them where there is one for every layer."""
     if not batches:
         raise InputError("there are no images to evaluate")
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     for name in joined.keys() - MAY_BE_MISSING:
         if not np.isfinite(joined[name]).all():
             raise InputError(f"the weights give a {name} that is not finite, so nothing they show can be trusted")
-    found = {name: dict(summarise(values)) for name, values in joined.items()}
-    return {name: values for name, values in found.items() if values["num_images"]}
+    found: dict[str, Any] = {}
+    for name, values in joined.items():
+        of_columns = [dict(summarise(column)) for column in values.reshape(len(values), -1).T]
+        if of_columns[0]["num_images"]:
+            found[name] = of_columns if values.ndim > 1 else of_columns[0]
+    return found
 
 
 def evaluate(
     model: Model,
     source: Source,
     *,
+    truth: Source | None = None,
     options: InferOptions = InferOptions(),
     seed: int = 0,
     batch_size: int = 64,
     progress: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
-    """One row of results.json: every score as {"mean", "std", "num_images"}, and all that is needed to repeat it."""
+    """One row of results.json: every score as {"mean", "std", "num_images"}, and all that is needed to repeat it.
+
+    `truth` has the same scenes at the size at which masks are scored, where that is another one.
+    """
     batches = []
-    for scores in score_source(model, source, options, seed, batch_size):
+    for scores in score_source(model, source, options, seed, batch_size, truth):
         batches.append(scores)
         progress(len(scores["mse"]))
     chosen = asdict(options)
     chosen["num_slots"] = chosen["num_slots"] or model.config.num_slots
     if chosen["refinement_steps"] is None:
         chosen["refinement_steps"] = model.config.refinement_steps
+    if truth is not None:
+        assert truth.size is not None
+        chosen["score_size"] = list(truth.size)
     return {
         **summary(batches),
         "options": {**chosen, "seed": seed, "definitions": DEFINITIONS},
@@ -109,7 +156,7 @@ def evaluate(
 
 
 DEFINITIONS = {
-    "foreground_ari": "adjusted Rand index of the true objects' pixels, argmax of masks, model resolution",
+    "foreground_ari": "adjusted Rand index of true objects' pixels, argmax of masks, at the model's size or score_size",
     "foreground_ari_decoder": "the same of the decoder's masks, where the model's are those of attention",
     "ari": "foreground_ari with the background as one more object",
     "miou": "mean IoU of true objects under the best one-to-one matching with slots, argmax of masks",
@@ -120,6 +167,7 @@ DEFINITIONS = {
     "nll": "nats per image, without 0.5 log(2 pi) per element",
     "kl": "nats per image, of the last refinement step (without refinement: all layers)",
     "kl_stage1": "nats per image, all layers against the hierarchical prior",
+    "kl_per_layer": "the part of each layer of kl_stage1, bottom first",
     "std": "over images",
 }
 """What the numbers mean; written beside them."""

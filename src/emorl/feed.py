@@ -10,6 +10,7 @@ from emorl.data.base import Source
 from emorl.data.pictures import SUFFIXES
 from emorl.data.protocols import ProtocolName, Split
 from emorl.data.sources import DATASETS, Fit, open_source
+from emorl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Feed:
     subset: str | None
     seen: bool
     """These are the images that the weights were trained on."""
+    truth: Source | None = None
+    """The same scenes at the size at which masks are scored, where that is another one."""
 
 
 def image_size(about: dict[str, Any]) -> tuple[int, int] | None:
@@ -39,6 +42,7 @@ def feed(
     fit: Fit | None = None,
     protocol: ProtocolName | None = None,
     subset: str | None = None,
+    score_size: int | None = None,
 ) -> Feed:
     """Open data for weights.
 
@@ -50,9 +54,11 @@ def feed(
             centred window.
         protocol: None takes that of the weights.
         subset: None takes that of the weights on their own data, and all scenes of other data.
+        score_size: height and width at which masks are scored: that of the window that is cut out of the scenes. None
+            for the size of the images.
 
     Raises:
-        InputError: as `open_source`.
+        InputError: as `open_source`, and where the window has another size than `score_size`.
     """
     own = data is None
     name = about["data"] if data is None else data
@@ -63,5 +69,16 @@ def feed(
     path = Path(name)
     pictures = name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES)
     fit = fit or ("crop" if pictures else about.get("fit", "crop"))
-    source = open_source(name, split=split, size=image_size(about), fit=fit, protocol=protocol, subset=subset)
-    return Feed(source, split, fit, protocol, subset, own and not held_out)
+
+    def opened(size: tuple[int, int] | None) -> Source:
+        return open_source(name, split=split, size=size, fit=fit, protocol=protocol, subset=subset)
+
+    truth = None
+    if score_size is not None:
+        truth = opened((score_size, score_size))
+        view = truth.describe().get("view")
+        if view is not None and any(stop - start != score_size for start, stop in view["rows_and_columns"]):
+            window = " x ".join(str(stop - start) for start, stop in view["rows_and_columns"])
+            raise InputError(f"{name}: masks are scored against an exact truth, which is {window}, not {score_size}")
+    source = opened(image_size(about))
+    return Feed(source, split, fit, protocol, subset, own and not held_out, truth)

@@ -206,6 +206,42 @@ def traversal_sheet(
     return _sheet(groups, title)
 
 
+def posterior_sheet(image: np.ndarray, inference: Inference, row: int = 0, *, title: str | None = None) -> Figure:
+    """Show how one image's decomposition comes about: a row for each stochastic layer, then one for each refinement.
+
+    Columns: image; the reconstruction of a sample and its masks (the winning slot, paler where it wins by less); the
+    slot that wins the layer's attention at each token; each slot's attention over the image.
+
+    Args:
+        image: H W 3, uint8.
+        inference: the result of images of this H and W, with its layers decoded and the pictures of every step kept.
+        row: which of its images this is.
+        title: a line above the sheet.
+
+    Raises:
+        InputError: if there are no layers, or their pictures were not kept.
+    """
+    layers, steps = inference.layers, inference.steps[1:]
+    names = [f"layer {number}" for number in range(1, len(layers) + 1)]
+    names += [f"refined, step {number}" for number in range(1, len(steps) + 1)]
+    decodings = [layer.decoding for layer in layers] + [step.decoding for step in steps]
+    if not layers or None in decodings:
+        raise InputError("there is nothing in between to show: give a result with layers, and all pictures kept")
+    fit, (height, width) = _Fit(*image.shape[:2]), image.shape[:2]
+    colours = slot_colours(inference.masks.shape[1])
+    pictures = [fit(_bytes(_numpy(d.reconstruction[row]).transpose(1, 2, 0))) for d in decodings if d is not None]
+    masks = [fit(_coloured_masks(_numpy(d.masks[row, None, :, 0]), colours)[0]) for d in decodings if d is not None]
+    attention = [_numpy(layer.attention[row, :, 0]) for layer in layers]  # K h w
+    winners = [fit(_nearest(colours[weights.argmax(axis=0)], height, width)) for weights in attention]
+    over = []
+    for k, colour in enumerate(colours):
+        alphas = [_bytes(_nearest(weights[k], height, width)) for weights in attention]
+        over.append(_Column(f"slot {k}", [_over_checkerboard(fit(image), fit(alpha)) for alpha in alphas], colour))
+    found = [_Column("Recon.", pictures), _Column("Masks", masks), _Column("Attention", winners)]
+    groups = [_Group("", [_Column("Image", [fit(image)])]), _Group("", found, names)]
+    return _sheet([*groups, _Group("Attention of each slot over the image", over)], title)
+
+
 def save_animation(frames: np.ndarray, path: str | Path, milliseconds: int = 120) -> None:
     """Write pictures S H W 3, float in [0, 1], as an endless animation; the ending of `path` is .webp or .gif.
 

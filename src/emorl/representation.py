@@ -21,16 +21,22 @@ from emorl.evaluation import infer
 from emorl.metrics.activeness import activeness, value_grid
 from emorl.metrics.dci import dci, dci_released
 from emorl.metrics.factors import FactorScores
+from emorl.metrics.locality import leak
 from emorl.metrics.properties import linear_probe, match_slots, mlp_probe
 from emorl.metrics.slots import slot_count_error, slot_usage, stability
 from emorl.models.base import InferOptions, Model
+from emorl.types import Batch
 
 DISCRETE = ("shape", "size", "material")
 """Factors that are classes although files may hold them as floats; beside all that are integers."""
+REPEATED = ("pixel_coords", "yaw")
+"""Factors that say again what x, y and rotation say. The paper's eight factors of CLEVR (App. E.2) are all others."""
 MIN_PIXELS = 4
 """Fewer pixels do not make a slot one that is in use."""
 AT_ONCE = 24
 """Pictures decoded together."""
+FAINT = 0.01
+"""Numbers of a code that change the picture by less than this part of what the most active one does are not active."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
     factors = {
         name: values.astype(np.int64) if name in DISCRETE or np.issubdtype(values.dtype, np.integer) else values
         for name, values in matched.factors(seen.factors).items()
+        if not name.startswith(REPEATED)
     }
     # continuous ones first: the released code's regressor takes discrete ones too, its classifier no others
     factors = dict(sorted(factors.items(), key=lambda item: np.issubdtype(item[1].dtype, np.integer)))
@@ -230,3 +237,64 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
 
 def _scores(scores: FactorScores) -> dict[str, dict[str, float]]:
     return {"accuracy": dict(scores.accuracy), "r2": dict(scores.r2)}
+
+
+def locality(
+    model: Model, scenes: Batch, *, num_values: int = 6, seed: int = 0, progress: Callable[[int], None] = lambda d: None
+) -> dict[str, Any]:
+    """Does changing one slot leave the rest of the picture alone? (EfficientMORL paper, App. B, as a number.)
+
+    For every image one slot that wins some pixels is drawn. Each number of its code in turn is set to `num_values`
+    values over the range that it has over the images (posterior means), and the picture is decoded anew.
+
+    Args:
+        model: any.
+        scenes: N images.
+        num_values: S.
+        seed: of the noise and of the slots drawn.
+        progress: told of every number of the code.
+
+    Returns:
+        `leak`: the share of the squared change that falls outside the slot's own pixels (`metrics.locality.leak`), mean
+        over the numbers that change at least `FAINT` of what the most active one does, weighted by how much they do;
+        None where nothing changes. `active_numbers`: how many these are. `num_images`.
+    """
+    size = (scenes.image.shape[1], scenes.image.shape[2])
+    codes = infer(model, scenes, InferOptions(sample=False), seed).slots  # N K D
+    grid = value_grid(codes.cpu().numpy(), num_values)  # D S
+    before, winner = _pictures(model, codes, size)  # N H W 3, N H W
+    rng = np.random.default_rng(seed)
+    slot = np.array([int(rng.choice(np.unique(picture))) for picture in winner])  # N
+    own = winner == slot[:, None, None]
+    shares, changes = [], []
+    for d, values in enumerate(grid):
+        after, own_after = [], []
+        for value in values:
+            edited = codes.clone()
+            edited[torch.arange(len(codes)), torch.from_numpy(slot), d] = float(value)
+            picture, winner = _pictures(model, edited, size)
+            after.append(picture)
+            own_after.append(winner == slot[:, None, None])
+        pictures = np.stack(after, axis=1)  # N S H W 3
+        shares.append(leak(before, pictures, own, np.stack(own_after, axis=1)))
+        changes.append(np.square(pictures - before[:, None]).mean(axis=(1, 2, 3, 4)))
+        progress(1)
+    share, change = np.stack(shares, axis=1), np.stack(changes, axis=1)  # N D
+    mean_change = change.mean(axis=0)
+    active = mean_change >= FAINT * mean_change.max()  # D
+    weights = np.where(np.isnan(share), 0, change)[:, active]
+    total = weights.sum()
+    return {
+        "leak": float((np.nan_to_num(share[:, active]) * weights).sum() / total) if total > 0 else None,
+        "active_numbers": int(active.sum()),
+        "num_images": len(scenes),
+    }
+
+
+def _pictures(model: Model, codes: torch.Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures N H W 3 of codes N K D, and the slots N H W that win their pixels."""
+    with torch.no_grad():
+        decodings = [model.decode(part, size) for part in torch.split(codes, AT_ONCE)]
+    pictures = torch.cat([decoding.reconstruction for decoding in decodings]).permute(0, 2, 3, 1)
+    winners = torch.cat([decoding.masks[:, :, 0].argmax(dim=1) for decoding in decodings])
+    return pictures.cpu().numpy(), winners.cpu().numpy()

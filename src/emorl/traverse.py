@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from emorl.data.base import Source
@@ -22,6 +23,7 @@ from emorl.metrics.activeness import activeness, value_grid
 from emorl.models.base import InferOptions, Model
 from emorl.representation import AT_ONCE, Budget, Collected, collect, of_objects, rendered_dimensions
 from emorl.representation import num_steps as describing_steps
+from emorl.types import Inference
 
 RANGE_IMAGES = 100
 """Whose codes give the range of every dimension, as in the paper's activeness."""
@@ -99,26 +101,38 @@ def traverse(
     """
     scenes = source.read(np.array([position]))
     found = infer(model, scenes, InferOptions(sample=False), seed)
-    size = (scenes.image.shape[1], scenes.image.shape[2])
     wins = torch.bincount(found.masks[0, :, 0].argmax(dim=0).flatten(), minlength=found.masks.shape[1])
     chosen = list(slots) or [k for k, pixels in enumerate(wins.tolist()) if pixels >= 4]
     if any(not 0 <= k < found.slots.shape[1] for k in chosen):
         raise InputError(f"slots are numbered 0 to {found.slots.shape[1] - 1}")
-    reconstruction = found.reconstruction[0].permute(1, 2, 0).cpu().numpy()
-    dimensions = known.order[:num_dimensions]
     files = []
     for k in chosen:
-        rows = [_rendered(model, found.slots, k, d, known.values[d], size) for d in dimensions.tolist()]
-        names = [known.names[d] for d in dimensions]
         stem = folder / f"{Path(source.name).stem}_{position:05d}_slot{k}"
         title = f"Slot {k}: each row is one number of its code, the most active first"
-        own = (found.masks[0, k] * found.components[0, k]).permute(1, 2, 0).cpu().numpy()
-        figure = traversal_sheet(scenes.image[0], reconstruction, own, rows, names, title=title)
+        rows = traversed(model, scenes.image[0], found, k, known, num_dimensions)
         files += [stem.with_suffix(".png"), stem.with_suffix(".webp")]
-        save_figure(figure, files[-2])
+        save_figure(slot_sheet(scenes.image[0], found, k, known, rows, title), files[-2])
         frames = np.concatenate([np.concatenate([row, row[-2:0:-1]]) for row in rows])
         save_animation(frames, files[-1])
     return files
+
+
+def traversed(
+    model: Model, image: np.ndarray, found: Inference, k: int, known: Ranges, num_dimensions: int
+) -> list[np.ndarray]:
+    """For each of the most active numbers of slot k's code: pictures S H W 3 of image H W 3 with it set to S values."""
+    size = (image.shape[0], image.shape[1])
+    return [_rendered(model, found.slots, k, d, known.values[d], size) for d in known.order[:num_dimensions].tolist()]
+
+
+def slot_sheet(
+    image: np.ndarray, found: Inference, k: int, known: Ranges, rows: Sequence[np.ndarray], title: str
+) -> Figure:
+    """The sheet of what `traversed` gives for slot k of an image H W 3, whose inference is `found`."""
+    reconstruction = found.reconstruction[0].permute(1, 2, 0).cpu().numpy()
+    own = (found.masks[0, k] * found.components[0, k]).permute(1, 2, 0).cpu().numpy()
+    names = [known.names[d] for d in known.order[: len(rows)]]
+    return traversal_sheet(image, reconstruction, own, rows, names, title=title)
 
 
 def _rendered(

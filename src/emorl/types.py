@@ -63,6 +63,8 @@ class Layer:
     posterior: Posterior
     attention: Tensor
     """B K 1 h w, sums to one over K at every token."""
+    kl: Tensor | None = None
+    """B, nats: against the hierarchical prior; its part of `kl` of step 0."""
     decoding: Decoding | None = None
     """The layer's own sample decoded; only where the caller asked for it."""
 

@@ -156,7 +156,7 @@ class SlotDecoder(nn.Module):
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n 4 H W: RGB before its sigmoid, then the mask logit."""
         rows, columns = -(-height // 16), -(-width // 16)
-        grid = coordinates(rows, columns, z).expand(len(z), -1, -1, -1)
+        grid = coordinates(rows, columns, z).expand(z.shape[0], -1, -1, -1)
         tiled = z[:, :, None, None].expand(-1, -1, rows, columns)
         x = torch.cat([tiled, grid], dim=1).contiguous(memory_format=torch.channels_last)
         out: Tensor = self.layers(x)
