@@ -1,6 +1,7 @@
 # make demo   decompose fresh scenes with shipped weights
 # make test   everything that continuous integration checks
-# Each makes .venv on its first run. Needs Python 3.11 or later, pip, make, git.
+# make web    what the explorer needs beside: then .venv/bin/emorl explore nano
+# Each makes .venv on its first run. Needs Python 3.11 or later, pip, make, git; the explorer also npm.
 
 # The first Python that runs and is new enough (a name on the path alone may be a shim that does not run).
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -17,11 +18,15 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c co
 # $(call pip_install,ARGUMENTS): tried twice, since a package index may be away for a moment.
 pip_install = $(PIP_INSTALL) $(1) || { echo 'The installation failed; trying once more.'; sleep 5; $(PIP_INSTALL) $(1); }
 
+# The explorer's page, and what npm fetches for it.
+PAGE := src/emorl/web/page
+PAGE_PARTS := $(PAGE)/node_modules/.package-lock.json
+
 # The tests run in two processes: one thread each fills two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all lint format clean help
+.PHONY: demo test test-all web lint format clean help
 
 demo: $(VENV)/run.stamp  ## decompose fresh scenes with shipped weights, print scores, write a picture
 	$(BIN)/emorl demo
@@ -32,17 +37,22 @@ test: lint  ## lint, types and the fast tests: what continuous integration check
 test-all: lint  ## the same with the slow tests; `.venv/bin/pytest -m gpu` runs those that need a GPU
 	$(PYTEST) -m 'not gpu'
 
-lint: $(VENV)/dev.stamp  ## style, format and types
+web: $(VENV)/web.stamp $(PAGE_PARTS)  ## what `emorl explore` needs, at pinned versions; needs npm
+	@echo 'Now: $(BIN)/emorl explore nano'
+
+lint: $(VENV)/dev.stamp  ## style, format and types; those of the explorer's page too where npm is there
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@command -v npm > /dev/null || echo 'npm is not there: the page of the explorer is neither checked nor tested.'
+	@! command -v npm > /dev/null || { $(MAKE) --no-print-directory $(PAGE_PARTS) && cd $(PAGE) && node_modules/.bin/tsc; }
 
 format: $(VENV)/dev.stamp  ## write the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and every cache; runs and results stay
-	rm -rf $(VENV) build dist src/emorl.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PAGE)/node_modules build dist src/emorl.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## show this list
@@ -61,6 +71,16 @@ $(VENV)/torch.stamp: pyproject.toml constraints.txt
 # setuptools is pinned and there already, so the package is built with it and nothing else is fetched.
 $(VENV)/run.stamp: $(VENV)/torch.stamp
 	@$(call pip_install,--no-build-isolation -e .)
+	@touch $@
+
+$(VENV)/web.stamp: $(VENV)/run.stamp
+	@$(call pip_install,--no-build-isolation -e '.[web]')
+	@touch $@
+
+# Install scripts stay unrun: none is needed for what is used.
+$(PAGE_PARTS): $(PAGE)/package.json $(PAGE)/package-lock.json
+	@command -v npm > /dev/null || { echo 'The explorer needs npm: install Node.js 20 or later.' >&2; exit 1; }
+	npm ci --prefix $(PAGE) --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

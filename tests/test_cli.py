@@ -412,7 +412,7 @@ def test_results_are_written_and_repeat(files: Path, tmp_path: Path, capsys: Cap
         assert main([*words, *more, "--json", str(tmp_path / f"{name}.json")]) == 0
     row = read_json(tmp_path / "one.json")
     again = read_json(tmp_path / "again.json")
-    assert row.keys() == SCORES | {"weights", "options", "data", "version"}
+    assert row.keys() == SCORES | {"kl_per_layer", "weights", "options", "data", "version"}
     assert all(row[name].keys() == {"mean", "std", "num_images"} for name in SCORES)
     assert row["weights"] == str(files / "weights") and row["options"]["seed"] == 2
     assert row["data"]["num_images"] == 3

@@ -914,7 +914,7 @@ def _write_explorer(weights: str, data: str | None, out: Path) -> None:
     model, about = load_weights(find_weights(weights))
     source = feed(about, data).source
     with bar("exporting and looking at data", num_export_steps(model, source)) as advance:
-        write_explorer(model, weights, source, out, advance)
+        write_explorer(model, Path(weights).resolve().name, source, out, advance)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,9 @@ def check_same_config(run: Run) -> None:
     if path.exists():
         there = from_json(read_json(path), str(path))
         if names := list(_differences(to_json(run[1]), to_json(there))):
-            raise InputError(f"{run[0]}: holds a run with another {', '.join(names)}; give --run another name")
+            raise InputError(
+                f"{run[0]}: holds a run with another {', '.join(names)}; move it away or name another folder"
+            )
 
 
 def _differences(wanted: Any, there: Any, name: str = "") -> Iterator[str]:

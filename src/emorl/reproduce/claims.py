@@ -1,0 +1,144 @@
+"""What the paper says, and whether what was measured agrees: by confidence intervals over seeds, never by eye.
+
+A claim holds where the 95 % interval (Student's t; of a difference, Welch's) lies on its side of the bound, does not
+hold where it lies on the other side, and is not decided where the bound is inside, or there are fewer than two seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import t as student
+
+Verdict = Literal["holds", "does not hold", "not decided"]
+
+Numbers = Mapping[str, Mapping[str, Sequence[float]]]
+"""Label of a run in a figure -> quantity -> a value for each seed."""
+
+Place = tuple[str, str]
+"""Label, quantity."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, and what became of it."""
+
+    says: str
+    verdict: Verdict
+    evidence: str
+
+
+@dataclass(frozen=True)
+class More:
+    """The paper says that one quantity is larger than another, by more than `margin`."""
+
+    says: str
+    larger: Place
+    smaller: Place
+    margin: float = 0.0
+
+    @property
+    def labels(self) -> set[str]:
+        """The runs that it is about."""
+        return {self.larger[0], self.smaller[0]}
+
+    def judge(self, numbers: Numbers) -> Judgement:
+        """By the interval of the difference of the means."""
+        a, b = _values(numbers, self.larger), _values(numbers, self.smaller)
+        if min(len(a), len(b)) < 2:
+            return Judgement(self.says, "not decided", _too_few({self.larger: a, self.smaller: b}))
+        difference = statistics.fmean(a) - statistics.fmean(b)
+        parts = [statistics.variance(values) / len(values) for values in (a, b)]
+        freedom = [len(values) - 1 for values in (a, b)]
+        error = sum(parts)
+        dof = error**2 / sum(part**2 / n for part, n in zip(parts, freedom, strict=True)) if error else 1.0
+        half = float(student.ppf(0.975, dof)) * error**0.5
+        low, high = difference - half, difference + half
+        evidence = (
+            f"{_named(self.larger)} {statistics.fmean(a):.4g}, {_named(self.smaller)} {statistics.fmean(b):.4g}; "
+        )
+        return Judgement(
+            self.says, _verdict(low, high, self.margin), evidence + _interval("difference", low, high, self.margin)
+        )
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The paper says that a quantity is at least so large."""
+
+    says: str
+    place: Place
+    bound: float
+
+    @property
+    def labels(self) -> set[str]:
+        """The runs that it is about."""
+        return {self.place[0]}
+
+    def judge(self, numbers: Numbers) -> Judgement:
+        """By the interval of the mean."""
+        return _of_mean(self.says, numbers, self.place, self.bound, _verdict)
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """The paper says that a quantity is at most so large."""
+
+    says: str
+    place: Place
+    bound: float
+
+    @property
+    def labels(self) -> set[str]:
+        """The runs that it is about."""
+        return {self.place[0]}
+
+    def judge(self, numbers: Numbers) -> Judgement:
+        """By the interval of the mean."""
+        return _of_mean(
+            self.says, numbers, self.place, self.bound, lambda low, high, bound: _verdict(-high, -low, -bound)
+        )
+
+
+Claim = More | AtLeast | AtMost
+
+
+def _of_mean(
+    says: str, numbers: Numbers, place: Place, bound: float, verdict: Callable[[float, float, float], Verdict]
+) -> Judgement:
+    values = _values(numbers, place)
+    if len(values) < 2:
+        return Judgement(says, "not decided", _too_few({place: values}))
+    low, high = interval(values)
+    evidence = f"{_named(place)} {statistics.fmean(values):.4g}; {_interval('mean', low, high, bound)}"
+    return Judgement(says, verdict(low, high, bound), evidence)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of at least two values."""
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+
+def _values(numbers: Numbers, place: Place) -> Sequence[float]:
+    return numbers.get(place[0], {}).get(place[1], ())
+
+
+def _verdict(low: float, high: float, bound: float) -> Verdict:
+    return "holds" if low > bound else "does not hold" if high < bound else "not decided"
+
+
+def _named(place: Place) -> str:
+    return f"{place[0]}, {place[1]}:"
+
+
+def _interval(what: str, low: float, high: float, bound: float) -> str:
+    return f"95 % interval of the {what} {low:.4g} to {high:.4g}, bound {bound:g}"
+
+
+def _too_few(values: Mapping[Place, Sequence[float]]) -> str:
+    counts = [f"{', '.join(place)}: {len(found)}" for place, found in values.items()]
+    return f"needs two seeds or more; there are: {'; '.join(counts)}"

@@ -1,0 +1,265 @@
+"""Curves: mean over seeds, with the 95 % confidence interval of the mean as a band."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from emorl.errors import InputError
+from emorl.figures import slot_colours
+from emorl.models.base import InferOptions
+from emorl.reproduce.claims import interval
+from emorl.reproduce.lab import Lab
+from emorl.reproduce.output import Content
+from emorl.results import Known
+
+_COLOURS = (4, 5, 2, 6, 7, 9)  # of slot colours: those that stand out on white
+_MARKERS = "osD^vP"
+FEW = 12
+"""So many points are marked one by one."""
+NUM_BINS = 60
+"""Points of a training curve: each the mean of the logged steps between two of them."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a panel."""
+
+    label: str
+    x: Sequence[float]
+    values: Sequence[Sequence[float]]
+    """For every x a value for each seed."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is drawn of a training step."""
+
+    name: str
+    panel: Panel
+    extract: Callable[[Row], float | None]
+    own_line: bool = False
+    """Whether its line is named too, where a panel has several of one run."""
+
+
+def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str]) -> Figure:
+    """The panels side by side, and a legend that says of every line what stands behind it."""
+    lines = dict.fromkeys([*sources, *(series.label for of in panels.values() for series in of)])
+    looks = dict(zip(lines, cycle(zip(slot_colours(10)[list(_COLOURS)] / 255, _MARKERS, strict=True)), strict=False))
+    drawn = {series.label for of in panels.values() for series in of}
+    figure = Figure(figsize=(max(10, 4.6 * len(panels)), 4.0 + 0.22 * len(lines)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (panel, of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for series in of:
+            _line(axes, series, *looks[series.label])
+        axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+        _limits(axes, panel, of)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=colour if label in drawn else "none", marker=marker if label in drawn else "", label=told)
+        for label, (colour, marker) in looks.items()
+        for told in [f"{label}: {sources[label]}" if label in sources else label]
+    ]
+    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
+    figure.suptitle("Mean over seeds and its 95 % confidence interval; thin lines and black dots are seeds", size=8)
+    return figure
+
+
+def _line(axes: Axes, series: Series, colour: np.ndarray, marker: str) -> None:
+    """Mean and interval: bars at a few points, else a band; behind them every seed."""
+    means = np.array([statistics.fmean(values) for values in series.values])
+    bounds = [interval(of) if len(of) > 1 else (of[0], of[0]) for of in series.values]
+    low, high = np.array(bounds).T
+    seeds = list(zip(*series.values, strict=True))
+    if len(means) > FEW:
+        axes.plot(series.x, means, color=colour, zorder=3)
+        axes.fill_between(series.x, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(series.x, np.transpose(seeds), color=colour, linewidth=0.6, alpha=0.6)
+    else:
+        look: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 4, "elinewidth": 1}
+        axes.errorbar(series.x, means, (means - low, high - means), **look)
+        axes.plot(series.x, np.transpose(seeds), ".", color="#1a1a1a", markersize=4, zorder=3)
+
+
+def _limits(axes: Axes, panel: Panel, lines: Sequence[Series]) -> None:
+    """Show all seeds; an interval of few of them, which may be wider than what is possible, is cut off."""
+    if not lines:
+        axes.text(0.5, 0.5, "not run (see below)", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    values = [value for series in lines for of in series.values for value in of]
+    margin = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    if all(x == int(x) and x < 100 for series in lines for x in series.x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _details(panels: Mapping[Panel, Sequence[Series]]) -> dict[str, Any]:
+    return {
+        "curves": [
+            {
+                "panel": panel.title,
+                "label": series.label,
+                "x": list(series.x),
+                "values": [list(v) for v in series.values],
+            }
+            for panel, lines in panels.items()
+            for series in lines
+        ]
+    }
+
+
+# -------------------------------------------------------------------- over training
+
+
+def training(lab: Lab, runs: Mapping[str, str], quantities: Sequence[Quantity]) -> Content:
+    """Quantities of every training step, from the runs' logs."""
+    panels: dict[Panel, list[Series]] = {quantity.panel: [] for quantity in quantities}
+    numbers: dict[str, dict[str, list[float]]] = {}
+    sources = {}
+    for label, name in runs.items():
+        logs = lab.ask(name, lambda known: read_log(known.folder))
+        sources[label] = lab.told(name, logs)
+        numbers[label] = {}
+        for quantity in quantities if logs else ():
+            per_seed = np.array([_binned(log, quantity.extract) for log in logs.values()])  # seeds, bins
+            steps = _binned(next(iter(logs.values())), lambda row: row["step"])
+            there = np.isfinite(per_seed).all(axis=0)
+            if not there.any():  # such as the update of a step that is not taken
+                continue
+            named = f"{label}, {quantity.name}" if quantity.own_line else label
+            series = Series(named, steps[there].tolist(), per_seed[:, there].T.tolist())
+            panels[quantity.panel].append(series)
+            last = per_seed[:, there][:, -max(1, there.sum() // 10) :].mean(axis=1)
+            largest = per_seed[:, there].max(axis=1)
+            numbers[label] |= {f"last {quantity.name}": last.tolist()}
+            numbers[label] |= {f"last over largest {quantity.name}": (last / largest).tolist()}
+    return Content(numbers, sources, figures=[draw(panels, sources)], details=_details(panels))
+
+
+def read_log(run: Path) -> list[Row]:
+    """The training steps of metrics.jsonl; raises InputError where it cannot be read."""
+    path = run / "metrics.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        steps = [row for row in rows if "validation" not in row and isinstance(row["step"], int)]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the log of a run ({type(error).__name__})") from None
+    if not steps:
+        raise InputError(f"{path}: has no training step")
+    return steps
+
+
+def _binned(log: Sequence[Row], extract: Callable[[Row], float | None]) -> np.ndarray:
+    """Means of consecutive parts of a log; NaN where there is nothing."""
+    values = np.array([np.nan if (x := extract(row)) is None else x for row in log], dtype=np.float64)
+    parts = [part[np.isfinite(part)] for part in np.array_split(values, min(NUM_BINS, len(values)))]
+    return np.array([part.mean() if len(part) else np.nan for part in parts])
+
+
+def elbo(row: Row) -> float | None:
+    """The negative ELBO of the last refinement step, nats."""
+    return None if row["nll"] is None or row["kl"] is None else float(row["nll"] + row["kl"])
+
+
+def update_norm(step: int) -> Callable[[Row], float | None]:
+    """The L2 norm of a refinement step's update, where there is such a step."""
+    return lambda row: (row.get("delta_norm_per_step") or [])[step - 1 : step][0] if _has(row, step) else None
+
+
+def _has(row: Row, step: int) -> bool:
+    return len(row.get("delta_norm_per_step") or []) >= step
+
+
+# -------------------------------------------------------------------- at test time
+
+
+@dataclass(frozen=True)
+class Test:
+    """On what a run is tested, where that is not its own test scenes with its own K."""
+
+    data: str | None = None
+    subset: str | None = None
+    num_slots: int | None = None
+
+
+STEPS = tuple(range(7))
+"""I at test time."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A score that is drawn by I."""
+
+    key: str
+    """In results.json."""
+    panel: Panel
+    labels: tuple[str, ...] = ()
+    """Of the runs that are drawn; all by default."""
+
+
+def refinement(
+    lab: Lab, runs: Mapping[str, str], scores: Sequence[Swept], tests: Mapping[str, Test] | None = None
+) -> Content:
+    """Scores by the number of refinement steps at test time, by default on the runs' own test scenes.
+
+    Numbers: every score at every I, and `kept NAME`: its value at I = 0 over that at the run's own I.
+    """
+    lines: dict[Panel, list[Series]] = {score.panel: [] for score in scores}
+    numbers: dict[str, dict[str, list[float]]] = {}
+    sources = {}
+    for label, name in runs.items():
+        rows = lab.ask(name, partial(_evaluated, test=(tests or {}).get(label, Test())))
+        sources[label] = lab.told(name, rows)
+        numbers[label] = {}
+        own = lab.experiment(name).config(0).model.refinement_steps
+        for score in scores if rows else ():
+            values = [[row[steps][score.key]["mean"] for row in rows.values()] for steps in STEPS]
+            numbers[label] |= {f"{score.key} at I = {steps}": values[steps] for steps in STEPS}
+            numbers[label][f"kept {score.key}"] = [zero / one for zero, one in zip(values[0], values[own], strict=True)]
+            if label in (score.labels or runs):
+                lines[score.panel].append(Series(label, STEPS, values))
+    return Content(numbers, sources, figures=[draw(lines, sources)], details=_details(lines))
+
+
+def _evaluated(known: Known, test: Test) -> list[Row]:
+    return [known.evaluation(InferOptions(test.num_slots, steps), test.data, test.subset) for steps in STEPS]
+
+
+def by_layers(lab: Lab, runs: Mapping[str, str], panel: Panel) -> Content:
+    """Foreground ARI by L, the number behind "L = " in the labels."""
+    found = {label: lab.ask(name, lambda known: known.results()) for label, name in runs.items()}
+    sources = {label: lab.told(name, found[label]) for label, name in runs.items()}
+    numbers = {
+        label: {"foreground ARI": [r["foreground_ari"]["mean"] for r in of.values()]} for label, of in found.items()
+    }
+    there = [label for label in runs if found[label]]
+    lines = [Series(label, [int(label.removeprefix("L = "))], [numbers[label]["foreground ARI"]]) for label in there]
+    return Content(numbers, sources, figures=[draw({panel: lines}, sources)], details=_details({panel: lines}))

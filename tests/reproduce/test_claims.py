@@ -1,0 +1,52 @@
+"""Claims: decided by intervals, and only by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp, ttest_ind
+
+from emorl.reproduce.claims import AtLeast, AtMost, More, interval
+
+A, B = [0.9, 0.92, 0.91, 0.95], [0.5, 0.61, 0.55]
+NUMBERS = {"a": {"x": A}, "b": {"x": B}, "one": {"x": [0.7]}}
+
+
+def test_intervals_are_those_of_the_t_test() -> None:
+    low, high = interval(A)
+    expected = ttest_1samp(A, 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    judged = More("", ("a", "x"), ("b", "x")).judge(NUMBERS)
+    welch = ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
+    assert f"{welch.low:.4g} to {welch.high:.4g}" in judged.evidence
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller", "margin", "verdict"),
+    [
+        ("a", "b", 0.0, "holds"),
+        ("b", "a", 0.0, "does not hold"),
+        ("a", "a", 0.0, "not decided"),
+        ("a", "b", 0.37, "not decided"),
+        ("a", "b", 0.6, "does not hold"),
+        ("b", "a", -0.9, "holds"),
+        ("a", "one", 0.0, "not decided"),
+        ("a", "missing", 0.0, "not decided"),
+    ],
+)
+def test_more(larger: str, smaller: str, margin: float, verdict: str) -> None:
+    assert More("", (larger, "x"), (smaller, "x"), margin).judge(NUMBERS).verdict == verdict
+
+
+@pytest.mark.parametrize(("bound", "at_least", "at_most"), [(0.5, 0, 1), (0.92, 2, 2), (0.99, 1, 0)])
+def test_bounds(bound: float, at_least: int, at_most: int) -> None:
+    verdicts = ["holds", "does not hold", "not decided"]
+    assert AtLeast("", ("a", "x"), bound).judge(NUMBERS).verdict == verdicts[at_least]
+    assert AtMost("", ("a", "x"), bound).judge(NUMBERS).verdict == verdicts[at_most]
+
+
+def test_equal_seeds_have_no_spread() -> None:
+    numbers = {"a": {"x": [1.0, 1.0]}, "b": {"x": [0.5, 0.5]}}
+    assert More("", ("a", "x"), ("b", "x")).judge(numbers).verdict == "holds"
+    assert AtLeast("", ("b", "x"), 0.6).judge(numbers).verdict == "does not hold"
+    assert np.allclose(interval([2.0, 2.0]), 2)
