@@ -20,7 +20,7 @@ PRESETS: dict[str, Preset] = {
 }
 for _model in [name.removesuffix("/nano") for name in PRESETS if name.endswith("/nano")]:
     for _data in ("multi-dsprites", "multi-dsprites-textured"):
-        PRESETS[f"{_model}/{_data}-32"] = on_small_sprites(PRESETS[f"{_model}/nano"], _data)
+        PRESETS.setdefault(f"{_model}/{_data}-32", on_small_sprites(PRESETS[f"{_model}/nano"], _data))
 
 
 def full_name(name: str) -> str:
