@@ -30,6 +30,8 @@ PAPER: dict[str, tuple[Any, ...]] = {
 }
 
 SMALL_SPRITES = ("multi-dsprites-32", "multi-dsprites-textured-32")
+GAUSSIAN = {(model, "multi-dsprites-textured-32") for model in ("genesis", "genesis-s")}
+"""Their mixture segments these pictures by colour (App. B.1)."""
 
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes-no-geco": ("tetrominoes", {"geco": None}),
@@ -104,7 +106,12 @@ def test_small_sprites_are_the_nano_run_on_other_pictures(name: str) -> None:
         assert (sprites.data, sprites.image_size, sprites.fit) == (name.removesuffix("-32"), (32, 32), "centre")
         changed = replace(sprites, data=nano.data, image_size=nano.image_size, fit=nano.fit, model=nano.model)
         assert changed == nano
-        changes = {"num_slots": 4} | ({} if nano.model.image_size is None else {"image_size": nano.model.image_size})
+        changes: dict[str, object] = {"num_slots": 4}
+        if nano.model.image_size is not None:
+            changes["image_size"] = nano.model.image_size
+        if (model, name) in GAUSSIAN:
+            assert (sprites.model.likelihood, sprites.model.sigma) == ("gaussian", 0.17)
+            changes |= {"likelihood": "mixture", "sigma": nano.model.sigma}
         assert replace(sprites.model, **changes) == nano.model  # type: ignore[arg-type]
 
 

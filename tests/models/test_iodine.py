@@ -730,7 +730,7 @@ def test_initial_weights_follow_the_released_code() -> None:
 def test_the_loss_falls_on_a_fixed_batch(detach_inputs: bool) -> None:
     """Squares of two colours on black."""
     torch.manual_seed(0)
-    config = replace(network("nano"), num_slots=3, slot_dim=8, detach_inputs=detach_inputs)
+    config = replace(network("nano"), scale=0.15, num_slots=3, slot_dim=8, detach_inputs=detach_inputs)
     config = replace(config, decoder_channels=16, encoder_channels=16, hidden=(32,), lstm_dim=32, refinement_steps=2)
     model, images = Iodine(config), torch.zeros(3, 3, 16, 16)
     for b in range(3):
