@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "secret.txt").write_text("secret")
     folder = tmp_path / "folder"
     (folder / "model").mkdir(parents=True)
-    for name in ("index.html", "main.js", "x.mjs", "x.wasm", "model/x.onnx", "model.json"):
+    for name in ("index.html", "main.js", "x.wasm", "model/x.onnx", "model.json"):
         (folder / name).write_text(name)
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "up").symlink_to(tmp_path)
@@ -61,7 +61,6 @@ def ask(
         ("/", "text/html"),
         ("/index.html", "text/html"),
         ("/main.js?x=1", "text/javascript"),
-        ("/x.mjs", "text/javascript"),
         ("/x.wasm", "application/wasm"),
         ("/model/x.onnx", "application/octet-stream"),
         ("/model.json", "application/json"),
@@ -93,6 +92,7 @@ def test_files_of_the_folder_with_their_types(server: ThreadingHTTPServer, path:
         "/model/",
         "/missing",
         "/index.html/",
+        f"/{'x' * 300}",
     ],
 )
 def test_nothing_else(server: ThreadingHTTPServer, path: str) -> None:

@@ -83,7 +83,8 @@ def export_web(
                 shutil.copyfile(file, folder / file.name)
         (folder / "ort").mkdir()
         for name in RUNTIME_FILES:
-            shutil.copyfile(RUNTIME / name, folder / "ort" / name)
+            # hosts that do not know .mjs would send no script, and the browser would refuse it
+            shutil.copyfile(RUNTIME / name, folder / "ort" / name.replace(".mjs", ".js"))
         shutil.copytree(PAGE / "licences", folder / "licences")
         (folder / "licences" / "emorl.txt").write_text(own_licence())
 

@@ -8,6 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from emorl.errors import InputError
@@ -27,7 +28,6 @@ class Handler(SimpleHTTPRequestHandler):
 
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
-        ".mjs": "text/javascript",
         ".wasm": "application/wasm",
         ".onnx": "application/octet-stream",
     }
@@ -47,9 +47,9 @@ class Handler(SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         try:
             file = (path / "index.html" if path == Path(self.directory) else path).resolve()
-        except (OSError, ValueError):  # a null byte, a circle of links
+            return file.is_relative_to(Path(self.directory).resolve()) and file.is_file()
+        except (OSError, ValueError):  # a null byte, a circle of links, a name that is too long
             return False
-        return file.is_relative_to(Path(self.directory).resolve()) and file.is_file()
 
     def end_headers(self) -> None:
         """Add what every answer says."""
@@ -85,8 +85,8 @@ def serve(server: ThreadingHTTPServer, *, browser: bool, say: Callable[[str], No
     address = f"http://{HOST}:{server.server_address[1]}/"
     try:
         say(f"{address} (Ctrl-C ends it)")
-        if browser:
-            webbrowser.open(address)
+        if browser:  # a browser of the terminal keeps its thread until it is closed
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         server.serve_forever()
     except KeyboardInterrupt:
         say("ended")

@@ -36,6 +36,8 @@ const history = new History({ scenes: /** @type {(Scene | null)[]} */ ([null, nu
 let moving = null;
 let allDimensions = false;
 let lastId = 0;
+/** @type {Promise<unknown>} What was begun last of the things that take time and change a scene. */
+let busy = Promise.resolve();
 
 /** What is shown. */
 export const state = () => moving ?? history.now;
@@ -115,6 +117,17 @@ const replaced = (slots, slot) => slots.map((old) => (old.id === slot.id ? slot 
 // ---------------------------------------------------------------------- what a person can do
 
 /**
+ * Things that take time and change a scene wait for each other, so that each begins from what the one before has left.
+ * @param {() => Promise<void>} action
+ * @returns {Promise<void>} is over when the action is
+ */
+function inTurn(action) {
+  const done = busy.then(action);
+  busy = done.catch(() => undefined);
+  return done;
+}
+
+/**
  * Take a picture apart.
  * @param {string} name
  * @param {Float32Array} picture
@@ -150,7 +163,7 @@ async function open(file, name, which = state().active) {
 
 /** @param {import("./metadata").Sample} sample */
 async function openSample({ file, name }, which = state().active) {
-  await open(await (await fetch(file)).blob(), name, which);
+  await inTurn(async () => open(await (await fetch(file)).blob(), name, which));
 }
 
 /** @param {number} which */
@@ -179,6 +192,7 @@ async function duplicate() {
     const aside = networks.width / 4;
     const x = mover.place.x + (mover.place.x < networks.width / 2 ? aside : -aside);
     await mover.follow({ x, y: mover.place.y });
+    if (selectedIn(state().scenes[which]) !== slot) return; // it was changed meanwhile
     Object.assign(copy, { code: mover.code, look: mover.look });
   }
   commit(changed(which, { slots: [...scene.slots, copy], selected: copy.id }));
@@ -280,11 +294,13 @@ function startMoving(which) {
   const mover = moverOf(slot, without(scene.slots, slot));
   if (!mover?.place) return null;
   const start = mover.place;
+  let held = slot;
   const goal = newestOnly(async (/** @type {Place} */ place) => {
     await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) });
-    if (selectedIn(state().scenes[which])?.id !== slot.id) return; // another was selected meanwhile
-    const moved = { ...slot, code: mover.code, look: mover.look };
-    if (moved.code !== slot.code) show(changed(which, { slots: replaced(scene.slots, moved) }));
+    const now = state().scenes[which];
+    if (!now || selectedIn(now) !== held || mover.code === held.code) return; // lost by the hand, or not moved
+    held = { ...held, code: mover.code, look: mover.look };
+    show(changed(which, { slots: replaced(now.slots, held) }));
   });
   return { start, goal };
 }
@@ -330,7 +346,7 @@ function newestOnly(work) {
 function listenToPointer(card, which) {
   card.stage.addEventListener("pointerdown", (event) => {
     const scene = state().scenes[which];
-    if (!scene || event.button !== 0) return;
+    if (!scene || event.button !== 0 || !event.isPrimary) return;
     const k = card.slotAt(card.pointAt(event));
     select(which, k < 0 ? null : scene.slots[k].id);
     if (k < 0) return say("Nothing is seen there that one slot alone makes.");
@@ -344,11 +360,14 @@ function listenToPointer(card, which) {
     let last = Promise.resolve();
     /** @param {PointerEvent} moved */
     const move = (moved) => {
+      if (!moved.isPrimary) return; // a second finger
       const { x, y } = card.pointAt(moved);
       last = motion.goal({ x: motion.start.x + x - grip.x, y: motion.start.y + y - grip.y });
     };
     const ended = new AbortController();
-    const end = async () => {
+    /** @param {PointerEvent} over */
+    const end = async (over) => {
+      if (!over.isPrimary) return;
       ended.abort();
       card.stage.classList.remove("grabbing");
       await last;
@@ -374,7 +393,6 @@ const ARROWS = {
  * @param {number} which
  */
 function listenToKeys(card, which) {
-  let last = Promise.resolve();
   /** @param {Place} step in pixels */
   const move = async (step) => {
     const motion = startMoving(which);
@@ -389,12 +407,12 @@ function listenToKeys(card, which) {
     if (arrow) {
       event.preventDefault();
       const far = event.shiftKey ? 4 : 1;
-      last = last.then(() => move({ x: far * arrow.x, y: far * arrow.y })); // a held key comes again before it is done
+      inTurn(() => move({ x: far * arrow.x, y: far * arrow.y })); // a held key comes again before it is done
     } else if (event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
       remove();
-    } else if (event.key === "d") {
-      duplicate();
+    } else if (event.key.toLowerCase() === "d") {
+      inTurn(duplicate);
     } else if (slots[Number(event.key) - 1]) {
       select(which, slots[Number(event.key) - 1].id);
     }
@@ -438,6 +456,7 @@ function slider({ index, name, low, high, moves }, id) {
     const code = slot.code.slice();
     code[index] = value;
     const [look] = await networks.decode([code]);
+    if (selectedIn(activeScene()) !== slot) return; // another was selected meanwhile, or it was changed
     show(changed(state().active, { slots: replaced(scene.slots, { ...slot, code, look }) }));
   });
   let last = Promise.resolve();
@@ -508,7 +527,7 @@ function listen() {
     redo: () => travel("redo"),
     reset,
     remove,
-    duplicate,
+    duplicate: () => inTurn(duplicate),
     copy: copyAcross,
     swap,
     "save-picture": savePicture,
@@ -529,7 +548,7 @@ function listen() {
   const input = /** @type {HTMLInputElement} */ (byId("file"));
   input.addEventListener("change", async () => {
     const [file] = input.files ?? [];
-    if (file) await open(file, file.name);
+    if (file) await inTurn(() => open(file, file.name));
     input.value = ""; // the same file can be chosen again
   });
   document.addEventListener("paste", (event) => openFirst(event.clipboardData, "pasted picture"));
@@ -544,9 +563,10 @@ function listen() {
     openFirst(event.dataTransfer, "dropped picture");
   });
   document.addEventListener("keydown", (event) => {
-    if (!(event.ctrlKey || event.metaKey) || !["z", "y"].includes(event.key.toLowerCase())) return;
+    const key = event.key.toLowerCase();
+    if (!(event.ctrlKey || event.metaKey) || !["z", "y"].includes(key)) return;
     event.preventDefault();
-    travel(event.shiftKey || event.key === "y" ? "redo" : "undo");
+    travel(event.shiftKey || key === "y" ? "redo" : "undo");
   });
 }
 
@@ -556,7 +576,7 @@ function listen() {
  */
 function openFirst(given, name) {
   const [file] = given?.files ?? [];
-  if (file) open(file, file.name || name);
+  if (file) inTurn(() => open(file, file.name || name));
 }
 
 /** @param {import("./metadata").Sample} sample */
@@ -587,7 +607,7 @@ async function start() {
     listenToPointer(card, which);
     listenToKeys(card, which);
     card.again.hidden = !networks.draws;
-    card.again.addEventListener("click", () => lookAgain(which));
+    card.again.addEventListener("click", () => inTurn(() => lookAgain(which)));
   });
   listen();
   for (const [which, sample] of facts.samples.slice(0, 2).entries()) {

@@ -1,12 +1,15 @@
 // The encoder and the decoder, run by onnxruntime-web.
 
-import * as ort from "./ort/ort.wasm.min.mjs";
+import * as ort from "./ort/ort.wasm.min.js";
 import { normals } from "./random.js";
 
 /** @typedef {import("./metadata").ModelFacts} ModelFacts */
 /** @typedef {import("./scene.js").Appearance} Appearance */
 
-ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+ort.env.wasm.wasmPaths = {
+  mjs: new URL("./ort/ort-wasm-simd-threaded.js", import.meta.url).href,
+  wasm: new URL("./ort/ort-wasm-simd-threaded.wasm", import.meta.url).href,
+};
 /** Networks for fewer pixels run faster on one thread: waiting for each other costs more than the work. */
 const THREADED_PIXELS = 64 * 64;
 

@@ -40,7 +40,7 @@ export async function readPicture(file, height, width) {
 
 /** @param {Blob} file */
 async function isAnimated(file) {
-  if (!("ImageDecoder" in globalThis) || !(await ImageDecoder.isTypeSupported(file.type))) return false;
+  if (!("ImageDecoder" in globalThis) || !file.type || !(await ImageDecoder.isTypeSupported(file.type))) return false;
   const decoder = new ImageDecoder({ data: file.stream(), type: file.type });
   try {
     await decoder.tracks.ready;
