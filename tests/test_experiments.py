@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_seeds_are_trained_scored_and_told(tmp_path: Path, capsys: Capture) -> N
     assert main([*words, "--seeds", "2"]) == 0
     assert "finished" in capsys.readouterr().out
     state = read_json(tmp_path / "x.state.json")
-    assert state["command"] == f"emorl train --experiment {path}"
+    assert state["command"] == f"emorl train --experiment {path} --runs {runs}"
     rows = state["seeds"]
     told = [(row["seed"], row["state"], row["step"], row["steps"]) for row in rows]
     assert told == [(1, "finished", 14, 14), (0, "finished", 14, 14), (5, "not run", 0, 14)]
@@ -191,8 +192,71 @@ def test_a_seed_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, monkeyp
     assert look(one, 0, tmp_path).told == states[0].told  # also for those who come later
 
     monkeypatch.undo()
+    states, _ = run_experiment(one, tmp_path, device="cpu", max_minutes=1e-9, report=lambda line: None)
+    assert states[0].state == "failed"  # not tried again
+
+    def stopped(folder: Path, config: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "train", stopped)
+    states, interrupted = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+    assert interrupted and states[0].state == "unfinished"  # the failure was that of an earlier call
+
+    monkeypatch.undo()
     states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
     assert [state.state for state in states] == ["finished"] * 2
+
+
+def test_two_calls_at_once_do_not_take_each_other_for_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = read_experiment(write_experiment(tmp_path / "x.toml", seeds=[0]))
+    refused = []
+
+    def meanwhile(folder: Path, config: Any, **options: Any) -> Any:
+        with pytest.raises(InputError, match="another process is training") as caught:
+            run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+        refused.append(caught.value)
+        return train(folder, config, **options)
+
+    monkeypatch.setattr(experiments, "train", meanwhile)
+    states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+    assert len(refused) == 1 and states[0].state == "finished"
+    assert read_json(tmp_path / "x.state.json")["seeds"][0]["state"] == "finished"
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path, capsys: Capture) -> None:
+    path = write_experiment(tmp_path / "x.toml")
+    (tmp_path / "file").touch()
+    assert main(["train", "--experiment", str(path), "--runs", str(tmp_path / "file")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+    (tmp_path / "x.state.json").mkdir()
+    assert main(["train", "--experiment", str(path), "--runs", str(tmp_path / "runs")]) == 2
+    assert "x.state.json" in capsys.readouterr().err and not list((tmp_path / "runs").glob("x-*"))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"seeds": [1]}', "{"])
+def test_a_damaged_state_file_is_told_and_made_anew(content: str, tmp_path: Path) -> None:
+    one = read_experiment(write_experiment(tmp_path / "x.toml", seeds=[0]))
+    train(tmp_path / "x-seed0", one.config(0), device="cpu", max_minutes=0, report=lambda line: None)
+    (tmp_path / "x.state.json").write_text(content)
+    assert "x.state.json" in look(one, 0, tmp_path).told
+    states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+    assert states[0].state == "finished" == read_json(tmp_path / "x.state.json")["seeds"][0]["state"]
+
+
+def test_commands_can_be_pasted(tmp_path: Path) -> None:
+    one = read_experiment(write_experiment(tmp_path / "a b.toml"))
+    assert one.command(Path("runs")) == f"emorl train --experiment '{tmp_path}/a b.toml'"
+    assert one.command(tmp_path / "c d").endswith(f" --runs '{tmp_path}/c d'")
+
+
+def test_kept_results_stand_for_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained anew where the weights are not."""
+    one = read_experiment(write_experiment(tmp_path / "x.toml", seeds=[0]))
+    run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+    shutil.rmtree(tmp_path / "x-seed0" / "checkpoint")
+    monkeypatch.setattr(experiments, "train", None)
+    states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
+    assert states[0].state == "finished"
 
 
 def test_a_folder_that_holds_another_run_is_refused_before_anything_starts(tmp_path: Path, capsys: Capture) -> None:

@@ -16,14 +16,17 @@ is overridden. What is on disk says how far an experiment is; NAME.state.json te
 
 from __future__ import annotations
 
+import shlex
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import dacite
+import filelock
 
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.progress import bar
@@ -60,15 +63,15 @@ class Experiment:
         """That of the file, and how its run folders begin."""
         return self.path.stem
 
-    @property
-    def command(self) -> str:
-        """What trains it."""
-        return f"emorl train --experiment {self.path}"
+    def command(self, runs: Path) -> str:
+        """What trains it in run folders of `runs`."""
+        words = ["emorl", "train", "--experiment", str(self.path)]
+        return shlex.join(words if runs == Path("runs") else [*words, "--runs", str(runs)])
 
     def config(self, seed: int) -> TrainConfig:
         """The config of a seed; raises InputError for an override of an unknown field, or of another type."""
         content = _merged(to_json(preset(self.preset)), self.overrides)
-        return from_json({**content, "seed": seed}, str(self.path))
+        return from_json({**content, "seed": seed}, "config")
 
     def folder(self, runs: Path, seed: int) -> Path:
         """The run folder of a seed."""
@@ -95,8 +98,11 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path}: not the file of an experiment ({error})") from None
     if not found.seeds or len(set(found.seeds)) < len(found.seeds):
         raise InputError(f"{path}: name at least one seed, and none twice")
-    for seed in found.seeds:
-        found.config(seed)
+    try:
+        for seed in found.seeds:
+            found.config(seed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return found
 
 
@@ -172,10 +178,10 @@ def _known_failure(experiment: Experiment, seed: int, step: int) -> str:
         return ""
     content = read_json(state_path(experiment))
     rows = content.get("seeds") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{state_path(experiment)}: not the state of an experiment; remove it")
     same = [row for row in rows if (row.get("seed"), row.get("step"), row.get("state")) == (seed, step, "failed")]
-    return str(same[0]["reason"]) if same else ""
+    return str(same[0].get("reason")) if same else ""
 
 
 def state_path(experiment: Experiment) -> Path:
@@ -183,14 +189,15 @@ def state_path(experiment: Experiment) -> Path:
     return experiment.path.with_name(f"{experiment.name}.state.json")
 
 
-def write_state(experiment: Experiment, states: list[SeedState]) -> None:
+def write_state(experiment: Experiment, states: list[SeedState], runs: Path) -> None:
     """Tell how far an experiment is, with the means of its scores and the commands that go on and repeat them."""
     rows = []
     for state in states:
         scores = {name: x for name, x in (state.scores or {}).items() if isinstance(x, dict) and "mean" in x}
         row = asdict(replace(state, scores=None)) | {"folder": str(state.folder), "scores": scores or None}
-        rows.append(row | {"evaluate": f"emorl evaluate {state.folder}"})
-    content = {"experiment": experiment.name, "command": experiment.command, "version": __version__, "seeds": rows}
+        rows.append(row | {"evaluate": shlex.join(["emorl", "evaluate", str(state.folder)])})
+    command = experiment.command(runs)
+    content = {"experiment": experiment.name, "command": command, "version": __version__, "seeds": rows}
     write_json(state_path(experiment), content)
 
 
@@ -209,10 +216,11 @@ def run_experiment(
     """Train the seeds of an experiment one after the other, going on with what is there, and score the finished ones.
 
     Stops early, resumable, after `max_minutes` of all seeds together and at Ctrl-C or a termination signal. A seed that
-    fails does not hold up the others. The state file is written after every seed, however it ended. With `num_seeds`
+    fails does not hold up the others. The state file is written before every seed and at the end. With `num_seeds`
     only the first ones are trained.
 
-    Returns the state of every seed, and whether it was interrupted. Raises InputError before anything starts.
+    Returns the state of every seed, and whether it was interrupted. Raises InputError before anything starts, also
+    where another process trains the same experiment in the same folders.
     """
     if max_minutes is not None and not max_minutes > 0:
         raise InputError(f"the minutes must be more than 0, got {max_minutes}")
@@ -223,6 +231,36 @@ def run_experiment(
     pick_device(device)
     for seed in experiment.seeds:
         check_same_config((experiment.folder(runs, seed), experiment.config(seed)))
+    with _held(experiment, runs):
+        return _run_seeds(experiment, runs, num_seeds, device, max_minutes, report)
+
+
+@contextmanager
+def _held(experiment: Experiment, runs: Path) -> Iterator[None]:
+    """Raises InputError where another process trains the experiment in these folders, or they cannot be written."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(runs / f".{experiment.name}.lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"another process is training {experiment.path} in {runs}") from None
+    except OSError as error:
+        raise InputError(f"cannot write to {runs}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_seeds(
+    experiment: Experiment,
+    runs: Path,
+    num_seeds: int | None,
+    device: str,
+    max_minutes: float | None,
+    report: Callable[[str], None],
+) -> tuple[list[SeedState], bool]:
+    """What `run_experiment` does once nothing stands in its way."""
     states = {seed: look(experiment, seed, runs) for seed in experiment.seeds}
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     interrupted = False
@@ -230,6 +268,12 @@ def run_experiment(
         left = None if end is None else (end - time.monotonic()) / 60
         if interrupted or (left is not None and left <= 0):
             break
+        if states[seed].state == "finished" and states[seed].scores:
+            report(f"{states[seed].folder}: finished already, {states[seed].steps} steps")
+            continue
+        if states[seed].state == "failed":  # it is tried again: only what happens now is told of it
+            states[seed] = replace(states[seed], state="unfinished", reason="")
+        write_state(experiment, list(states.values()), runs)
         failure = ""
         try:
             interrupted = not _train_and_score(experiment, seed, runs, device, left, report)
@@ -241,7 +285,7 @@ def run_experiment(
         states[seed] = look(experiment, seed, runs)
         if failure:
             states[seed] = replace(states[seed], state="failed", reason=failure)
-        write_state(experiment, list(states.values()))
+    write_state(experiment, list(states.values()), runs)
     return list(states.values()), interrupted
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emorl.errors import InputError
-from emorl.evaluation import evaluate
+from emorl.evaluation import DEFINITIONS, evaluate
 from emorl.feed import Feed, feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision
@@ -88,11 +88,31 @@ def _current(run: Path, name: str) -> dict[str, Any]:
     if not (run / name).exists():
         return {}
     content = read_json(run / name)
-    if not isinstance(content, dict) or not isinstance(content.get("step"), int):
+    if not _is_sound(content) or not all(map(_are_scores, content.get("rows", {}).values())):
         raise InputError(f"{run / name}: not a file of results; remove it, and it is made anew")
     checkpoint = newest_checkpoint(run)
     fits = checkpoint is None or (content["step"] == int(checkpoint.name) and content.get("version") == __version__)
     return content if fits else {}
+
+
+def _is_sound(content: Any) -> bool:
+    """Whether a file of results tells where it comes from, and has scores."""
+    kinds: dict[str, Any] = {"step": int, "minutes": int | float, "hardware": str, "version": str}
+    there = isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in kinds.items())
+    return there and _are_scores(content) and isinstance(content.get("rows", {}), dict)
+
+
+def _are_scores(row: Any) -> bool:
+    """Whether every score of a row has a mean."""
+    if not isinstance(row, dict):
+        return False
+    scores = [part for name in DEFINITIONS.keys() & row.keys() for part in _parts(row[name])]
+    return all(isinstance(part, dict) and isinstance(part.get("mean"), int | float) for part in scores)
+
+
+def _parts(score: Any) -> list[Any]:
+    """The scores of the layers, where there are some."""
+    return score if isinstance(score, list) else [score]
 
 
 class Known:

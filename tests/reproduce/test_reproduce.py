@@ -21,6 +21,7 @@ from emorl import results, traverse
 from emorl.cli import main
 from emorl.experiments import read_experiments
 from emorl.representation import Budget, describe
+from emorl.reproduce import curves
 from emorl.reproduce.lab import Lab
 from emorl.reproduce.plan import PLAN
 from emorl.runs import read_json
@@ -108,7 +109,8 @@ def test_tables_say_it_in_the_cell_and_keep_the_published_value(tmp_path: Path) 
     cells = {line[0]: line for line in lines}
     assert cells["CLEVR6: Slot MLP"][2] == "0.604 ± 0.066"
     assert re.fullmatch(
-        r"not run: emorl train --experiment \S*experiments/slot-mlp-clevr6.toml", cells["CLEVR6: Slot MLP"][1]
+        r"not run: emorl train --experiment \S*experiments/slot-mlp-clevr6.toml --runs \S*none",
+        cells["CLEVR6: Slot MLP"][1],
     )
 
 
@@ -174,6 +176,13 @@ def test_scores_by_refinement_steps_are_evaluations(place: Path, tmp_path: Path)
         b - a for a, b in zip(*(output["numbers"][of]["foreground_ari at I = 1"] for of in FEW_AND_MANY), strict=True)
     ]
     assert output["numbers"]["more objects"]["ARI minus that with as many objects as trained on"] == change
+
+
+def test_a_collapsed_seed_has_nothing_to_keep(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{key: {"mean": value} for key, value in {"foreground_ari": 0.0, "mse": 2.0, "kl": 1.0}.items()}] * 7
+    monkeypatch.setattr(curves, "_evaluated", lambda known, test: rows)
+    numbers = made(place, "fig14", tmp_path)["numbers"]["reversed++ prior"]
+    assert numbers["kept foreground_ari"] == [] and numbers["kept mse"] == [1.0, 1.0]
 
 
 FEW_AND_MANY = ("objects as trained on", "more objects")
@@ -271,7 +280,10 @@ def test_names_and_folders_that_are_not_there_are_one_line(tmp_path: Path, capsy
     [
         ("results.json", "{", "not a readable JSON"),
         ("config.json", "[]", "not a config"),
+        ("results.json", '{"step": 14}', "not a file of results"),
         ("metrics.jsonl", "{}\n", "not the log of a run"),
+        ("metrics.jsonl", '{"step": 13, "loss": 1}\n', "not the log of a run"),
+        ("metrics.jsonl", '{"step": 0, "loss": 1, "nll": 1, "kl": 1}\n', "ends at step 0"),
         ("checkpoint/000014/weights.safetensors", "no", "not a readable safetensors file"),
     ],
 )

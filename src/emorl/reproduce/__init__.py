@@ -52,12 +52,14 @@ def make(name: str, lab: Lab, scale: Scale) -> Output:
         content = item.make(lab, item.runs[scale])
     else:
         told = f"no data at {scale} scale: emorl reproduce {name} --scale {next(iter(item.runs))}"
-        content = Content({}, {"": told}, figures=[notice(item.title, told)])
+        content = Content({}, {"this figure": told}, figures=[notice(item.title, told)])
     labels = {**item.runs.get(scale, {}), **content.numbers}
     judged = [claim.judge(content.numbers) for claim in item.claims if claim.labels <= labels.keys() or not labels]
     picture = to_png(content.figures) if content.figures else None
     runs = {label: lab.describe(experiment) for label, experiment in item.runs.get(scale, {}).items()}
-    return Output(name, item.title, item.caption, scale, content, runs, judged, picture)
+    data = dict.fromkeys(lab.experiment(experiment).config(0).data for experiment in item.runs.get(scale, {}).values())
+    caption = f"{item.caption} Data: {', '.join(data)}." if data else item.caption
+    return Output(name, item.title, caption, scale, content, runs, judged, picture)
 
 
 def write(output: Output, folder: Path, wrote: Callable[[Path], None]) -> None:

@@ -115,7 +115,9 @@ def _limits(axes: Axes, panel: Panel, lines: Sequence[Series]) -> None:
     margin = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
     axes.set_ylim(min(values) - margin, max(values) + margin)
     if all(x == int(x) and x < 100 for series in lines for x in series.x):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        places = [x for series in lines for x in series.x]
+        axes.set_xlim(min(places) - 0.3, max(places) + 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -145,12 +147,16 @@ def training(lab: Lab, runs: Mapping[str, str], quantities: Sequence[Quantity]) 
     numbers: dict[str, dict[str, list[float]]] = {}
     sources = {}
     for label, name in runs.items():
-        logs = lab.ask(name, lambda known: read_log(known.folder))
-        sources[label] = lab.told(name, logs)
+        config = lab.experiment(name).config(0)
+        found = lab.ask(name, partial(_extracted, quantities=quantities, end=config.steps - config.log_every))
+        sources[label] = lab.told(name, found)
         numbers[label] = {}
-        for quantity in quantities if logs else ():
-            per_seed = np.array([_binned(log, quantity.extract) for log in logs.values()])  # seeds, bins
-            steps = _binned(next(iter(logs.values())), lambda row: row["step"])
+        common = sorted(set.intersection(*(set(log) for log in found.values()))) if found else []
+        if not common:
+            continue
+        steps = _binned(common)
+        for position, quantity in enumerate(quantities):
+            per_seed = np.array([_binned([log[step][position] for step in common]) for log in found.values()])
             there = np.isfinite(per_seed).all(axis=0)
             if not there.any():  # such as the update of a step that is not taken
                 continue
@@ -177,9 +183,23 @@ def read_log(run: Path) -> list[Row]:
     return steps
 
 
-def _binned(log: Sequence[Row], extract: Callable[[Row], float | None]) -> np.ndarray:
+def _extracted(known: Known, quantities: Sequence[Quantity], end: int) -> dict[int, list[float]]:
+    """Step -> the quantities, NaN where there is nothing; raises InputError for a log that does not reach `end`."""
+    log = read_log(known.folder)
+    try:
+        found = {
+            row["step"]: [np.nan if (x := of.extract(row)) is None else float(x) for of in quantities] for row in log
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{known.folder / 'metrics.jsonl'}: not the log of a run ({type(error).__name__})") from None
+    if max(found) < end:
+        raise InputError(f"{known.folder / 'metrics.jsonl'}: ends at step {max(found)}, before the run did")
+    return found
+
+
+def _binned(numbers: Sequence[float]) -> np.ndarray:
     """Means of consecutive parts of a log; NaN where there is nothing."""
-    values = np.array([np.nan if (x := extract(row)) is None else x for row in log], dtype=np.float64)
+    values = np.array(numbers, dtype=np.float64)
     parts = [part[np.isfinite(part)] for part in np.array_split(values, min(NUM_BINS, len(values)))]
     return np.array([part.mean() if len(part) else np.nan for part in parts])
 
@@ -230,7 +250,8 @@ def refinement(
 ) -> Content:
     """Scores by the number of refinement steps at test time, by default on the runs' own test scenes.
 
-    Numbers: every score at every I, and `kept NAME`: its value at I = 0 over that at the run's own I.
+    Numbers: every score at every I, and `kept NAME`: its value at I = 0 over that at the run's own I, of seeds where
+    that is not 0.
     """
     lines: dict[Panel, list[Series]] = {score.panel: [] for score in scores}
     numbers: dict[str, dict[str, list[float]]] = {}
@@ -243,7 +264,8 @@ def refinement(
         for score in scores if rows else ():
             values = [[row[steps][score.key]["mean"] for row in rows.values()] for steps in STEPS]
             numbers[label] |= {f"{score.key} at I = {steps}": values[steps] for steps in STEPS}
-            numbers[label][f"kept {score.key}"] = [zero / one for zero, one in zip(values[0], values[own], strict=True)]
+            pairs = zip(values[0], values[own], strict=True)
+            numbers[label][f"kept {score.key}"] = [zero / one for zero, one in pairs if one]
             if label in (score.labels or runs):
                 lines[score.panel].append(Series(label, STEPS, values))
     return Content(numbers, sources, figures=[draw(lines, sources)], details=_details(lines))

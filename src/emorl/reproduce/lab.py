@@ -46,7 +46,7 @@ class Lab:
         """An experiment and how far its seeds are, as plain values."""
         kept = ("seed", "state", "step", "steps", "minutes", "hardware", "version", "reason")
         seeds = [{key: getattr(state, key) for key in kept} for state in self.states(name)]
-        return {"experiment": name, "command": self.experiment(name).command, "seeds": seeds}
+        return {"experiment": name, "command": self.experiment(name).command(self.runs), "seeds": seeds}
 
     def ask(self, name: str, question: Callable[[Known], T], *, most: int | None = None) -> dict[int, T]:
         """The answers of the finished seeds, by seed; of the first ones (never the best) where `most` are wanted.
@@ -70,6 +70,7 @@ class Lab:
         reasons = [f"seed {state.seed}: {self._problems.get(state.folder, state.told)}" for state in others]
         if not answered:
             told = "; ".join(reasons)
-            return f"{told}; go on: {experiment.command}" if reasons else f"not run: {experiment.command}"
+            command = experiment.command(self.runs)
+            return f"{told}; go on: {command}" if reasons else f"not run: {command}"
         count = f"{len(answered)}" if len(answered) == len(states) else f"{len(answered)} of {len(states)}"
         return "; ".join([f"{count} seed{'s' * (len(states) > 1)}", *reasons])
