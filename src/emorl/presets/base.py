@@ -11,12 +11,12 @@ Preset = Callable[[], TrainConfig]
 """A function that returns a full config; the first line of its docstring is what the user is told of it."""
 
 
-def on_small_sprites(nano: Preset, data: str) -> Preset:
-    """A nano preset on a generator of Multi-dSprites, whose pictures are brought to 32x32."""
+def on_small_sprites(nano: Preset, data: str, **others: object) -> Preset:
+    """A nano preset on a generator of Multi-dSprites, brought to 32x32; `others` are other values of its model."""
 
     def preset() -> TrainConfig:
         config = nano()
-        changes: dict[str, object] = {"num_slots": 6}
+        changes = {"num_slots": 6, **others}
         if config.model.image_size is not None:
             changes["image_size"] = (32, 32)
         model = replace(config.model, **changes)  # type: ignore[arg-type]

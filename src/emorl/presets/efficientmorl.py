@@ -5,7 +5,7 @@ from __future__ import annotations
 from emorl.config import TrainConfig
 from emorl.geco import GecoConfig
 from emorl.models.efficientmorl import EfficientMORLConfig
-from emorl.presets.base import Preset, variant
+from emorl.presets.base import Preset, on_small_sprites, variant
 
 
 def tetrominoes() -> TrainConfig:
@@ -85,5 +85,8 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
     "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
     "efficientmorl/nano": nano,
+    # The paper's sigma for sprites: they stand out less from their background than Tetrominoes.
+    "efficientmorl/multi-dsprites-32": on_small_sprites(nano, "multi-dsprites", sigma=0.1),
+    "efficientmorl/multi-dsprites-textured-32": on_small_sprites(nano, "multi-dsprites-textured", sigma=0.1),
 }
 """MODEL/DATA, with -VARIANT behind it for ablations (Table 2)."""
