@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from emorl.cli import main
 from emorl.data.tetrominoes import Tetrominoes
 from emorl.errors import InputError
 from emorl.web import export
-from emorl.web.export import PAGE, RUNTIME_FILES, require_runtime, shortened
+from emorl.web.export import PAGE, RUNTIME_FILES, require_runtime, runtime_notices, shortened
 from emorl.web.handles import VISIBLE
 
 LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
@@ -28,7 +29,7 @@ def test_the_folder_is_whole(explorer: Path) -> None:
     assert not [name for name in names if name.endswith(".mjs")]  # which not every host sends as a script
     assert {"index.html", "main.js", "style.css", "explorer.json"} < names
     assert {"model/encoder.onnx", "model/decoder.onnx", "model/model.json"} < names
-    assert {"licences/emorl.txt", "licences/onnxruntime.txt"} < names
+    assert {"licences/emorl.txt", "licences/onnxruntime.txt", "licences/onnxruntime-notices.txt"} < names
     assert not [name for name in names if "node_modules" in name or name.endswith((".d.ts", "package.json"))]
     assert (explorer / "licences/emorl.txt").read_text() == LICENSE.read_text()
     # whatever a module or the page asks for is there
@@ -96,6 +97,9 @@ def test_missing_parts_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(export, "RUNTIME", tmp_path)
     with pytest.raises(InputError, match="make web"):
         require_runtime()
+    monkeypatch.setattr(export, "distribution", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
+    with pytest.raises(InputError, match=r"emorl\[web\]"):
+        runtime_notices()
 
 
 @pytest.mark.usefixtures("explorer")  # skips where npm's parts are missing, which is told first

@@ -69,6 +69,7 @@ def export_web(
         InputError: the folder exists, the model cannot be exported, or the parts that npm fetches are missing.
     """
     require_runtime()
+    notices = runtime_notices()
     if source.size is None:
         raise InputError(f"{source.name}: the explorer shows pictures of one size: give data of one size")
     with new_folder(out) as folder:
@@ -87,6 +88,7 @@ def export_web(
             shutil.copyfile(RUNTIME / name, folder / "ort" / name.replace(".mjs", ".js"))
         shutil.copytree(PAGE / "licences", folder / "licences")
         (folder / "licences" / "emorl.txt").write_text(own_licence())
+        (folder / "licences" / "onnxruntime-notices.txt").write_bytes(notices)
 
 
 def described(handles: Handles) -> dict[str, Any]:
@@ -123,6 +125,14 @@ def write_samples(source: Source, folder: Path) -> list[dict[str, str]]:
         Image.fromarray(image).save(folder / name)
         samples.append({"file": name, "name": f"{source.name} {index}"})
     return samples
+
+
+def runtime_notices() -> bytes:
+    """The licences of what ONNX Runtime contains, which its package on PyPI has and that on npm has not."""
+    try:
+        return Path(str(distribution("onnxruntime").locate_file("onnxruntime/ThirdPartyNotices.txt"))).read_bytes()
+    except (PackageNotFoundError, FileNotFoundError):
+        raise InputError("the notices of ONNX Runtime are missing: pip install 'emorl[web]'") from None
 
 
 def own_licence() -> str:
