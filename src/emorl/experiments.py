@@ -19,18 +19,17 @@ from __future__ import annotations
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import dacite
-import filelock
 
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.progress import bar
 from emorl.errors import InputError
+from emorl.files import held
 from emorl.presets import preset
 from emorl.results import Known, hardware, known_results
 from emorl.runs import newest_checkpoint, read_json, write_json
@@ -231,25 +230,9 @@ def run_experiment(
     pick_device(device)
     for seed in experiment.seeds:
         check_same_config((experiment.folder(runs, seed), experiment.config(seed)))
-    with _held(experiment, runs):
+    busy = f"another process is training {experiment.path} in {runs}"
+    with held(runs, f".{experiment.name}.lock", busy):
         return _run_seeds(experiment, runs, num_seeds, device, max_minutes, report)
-
-
-@contextmanager
-def _held(experiment: Experiment, runs: Path) -> Iterator[None]:
-    """Raises InputError where another process trains the experiment in these folders, or they cannot be written."""
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(runs / f".{experiment.name}.lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(f"another process is training {experiment.path} in {runs}") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {runs}: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _run_seeds(

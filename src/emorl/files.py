@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from emorl.errors import InputError
 
 
@@ -49,3 +51,24 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def held(folder: Path, name: str, busy: str) -> Iterator[None]:
+    """Makes a folder if need be, and holds the lock file `name` in it.
+
+    Raises:
+        InputError: another process holds it, which `busy` says, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / name, timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(busy) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import safetensors
 import torch
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
 from emorl.errors import InputError
-from emorl.files import sync_folder, write_whole
+from emorl.files import held, sync_folder, write_whole
 from emorl.models import ModelConfig, build_model
 from emorl.models.base import Model
 from emorl.precision import Precision, place
@@ -194,15 +193,7 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
     fresh = config is not None
     if not fresh and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no run to resume (it has no config.json)")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(f"{folder}: another process is writing this run") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    try:
+    with held(folder, ".lock", f"{folder}: another process is writing this run"):
         if config is not None:
             if (folder / "config.json").exists():
                 raise InputError(f"{folder}: holds a run already; continue it with --resume or name another folder")
@@ -222,8 +213,6 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
                     (folder / name).unlink(missing_ok=True)
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             raise
-    finally:
-        lock.release()
 
 
 def versions() -> dict[str, Any]:

@@ -7,7 +7,7 @@ hold where it lies on the other side, and is not decided where the bound is insi
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,55 +66,51 @@ class More:
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class _Bounded:
+    """What the paper says of one quantity."""
+
+    says: str
+    place: Place
+    bound: float
+
+    @property
+    def labels(self) -> set[str]:
+        """The runs that it is about."""
+        return {self.place[0]}
+
+    def judge(self, numbers: Numbers) -> Judgement:
+        """By the interval of the mean."""
+        values = _values(numbers, self.place)
+        if len(values) < 2:
+            return Judgement(self.says, "not decided", _too_few({self.place: values}))
+        low, high = interval(values)
+        told = _interval("mean", low, high, self.bound)
+        return Judgement(
+            self.says, self.verdict(low, high), f"{_named(self.place)} {statistics.fmean(values):.4g}; {told}"
+        )
+
+    def verdict(self, low: float, high: float) -> Verdict:
+        """Of the interval's ends."""
+        raise NotImplementedError
+
+
+class AtLeast(_Bounded):
     """The paper says that a quantity is at least so large."""
 
-    says: str
-    place: Place
-    bound: float
-
-    @property
-    def labels(self) -> set[str]:
-        """The runs that it is about."""
-        return {self.place[0]}
-
-    def judge(self, numbers: Numbers) -> Judgement:
-        """By the interval of the mean."""
-        return _of_mean(self.says, numbers, self.place, self.bound, _verdict)
+    def verdict(self, low: float, high: float) -> Verdict:
+        """Of the interval's ends."""
+        return _verdict(low, high, self.bound)
 
 
-@dataclass(frozen=True)
-class AtMost:
+class AtMost(_Bounded):
     """The paper says that a quantity is at most so large."""
 
-    says: str
-    place: Place
-    bound: float
-
-    @property
-    def labels(self) -> set[str]:
-        """The runs that it is about."""
-        return {self.place[0]}
-
-    def judge(self, numbers: Numbers) -> Judgement:
-        """By the interval of the mean."""
-        return _of_mean(
-            self.says, numbers, self.place, self.bound, lambda low, high, bound: _verdict(-high, -low, -bound)
-        )
+    def verdict(self, low: float, high: float) -> Verdict:
+        """Of the interval's ends."""
+        return _verdict(-high, -low, -self.bound)
 
 
 Claim = More | AtLeast | AtMost
-
-
-def _of_mean(
-    says: str, numbers: Numbers, place: Place, bound: float, verdict: Callable[[float, float, float], Verdict]
-) -> Judgement:
-    values = _values(numbers, place)
-    if len(values) < 2:
-        return Judgement(says, "not decided", _too_few({place: values}))
-    low, high = interval(values)
-    evidence = f"{_named(place)} {statistics.fmean(values):.4g}; {_interval('mean', low, high, bound)}"
-    return Judgement(says, verdict(low, high, bound), evidence)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
