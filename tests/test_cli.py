@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +260,17 @@ def test_nothing_is_asked_and_all_is_told(capsys: Capture) -> None:
 def test_the_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{emorl.__version__}\n"
+
+
+def test_an_interruption_while_it_loads_is_one_line() -> None:
+    """Python names what it imports: PyTorch comes early, and takes a second."""
+    words = [sys.executable, "-X", "importtime", "-m", "emorl", "demo"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("torch." in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (said, process.wait()) == (["emorl: interrupted\n"], 130)
 
 
 def test_boxes_of_the_parser_leave_no_trace(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from emorl import runs
+from emorl.__main__ import main as command
 from emorl.cli import main
 from emorl.config import TrainConfig
 from emorl.data.npz import write_npz
@@ -452,7 +453,7 @@ def test_a_second_interruption_stops_at_once(
 
     with monkeypatch.context() as patch:
         at_step(patch, 7, twice)
-        assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 130
+        assert command(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 130
     assert capsys.readouterr().err == "emorl: interrupted\n"
     checkpoint = newest_checkpoint(folder)
     assert checkpoint is not None and checkpoint.name == "000004"

@@ -81,7 +81,7 @@ from emorl.web.serve import make_server, serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code. KeyboardInterrupt goes through, to `emorl.__main__`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -102,9 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"emorl: {error.strerror or error}: {str(error.filename)[:200]}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("emorl: interrupted", file=sys.stderr)
-        return 130
 
 
 def _overview() -> str:
