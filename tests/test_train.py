@@ -567,7 +567,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_step(patch, 6, lambda: patch.setattr(runs, "save_file", full))
+        at_step(patch, 6, lambda: patch.setattr(runs, "save", full))
         assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("emorl: cannot write") and err.count("\n") == 1

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
@@ -68,8 +68,8 @@ def save_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
     assert isinstance(model, nn.Module)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
-        save_file(tensors, folder / "weights.safetensors")
-    except (OSError, safetensors.SafetensorError) as error:
+        (folder / "weights.safetensors").write_bytes(save(tensors))  # save_file lets nobody but the owner read it
+    except OSError as error:
         raise InputError(f"cannot write {folder / 'weights.safetensors'}: {error}") from None
     content = {"model": model_to_json(model.config), "about": about, "emorl": __version__}
     write_json(folder / "config.json", content)
