@@ -303,7 +303,7 @@ def run(
         return PlainStep(mean, raw, z, log_masks, components, error, divergence, loss)
 
     all_layers = torch.zeros((), dtype=image.dtype) + sum(result.kl_per_layer)
-    result.steps.append(step(mean, raw, result.samples[-1] if sample else mean, all_layers))
+    result.steps.append(step(mean, raw, result.samples[-1] if sample or num_steps else mean, all_layers))
     hidden = torch.zeros(num_slots, dim, dtype=image.dtype)
     for i in range(1, num_steps + 1):
         grads = torch.autograd.grad(result.steps[-1].loss, (mean, raw), retain_graph=True, allow_unused=True)
@@ -314,7 +314,7 @@ def run(
         hidden = gru_cell(x, hidden, *(w[f"refinement.recurrence.{kind}"] for kind in kinds))
         d_mean, d_raw = linear(w, "refinement.mean", hidden), linear(w, "refinement.raw", hidden)
         mean, raw = mean + d_mean, raw + d_raw
-        z = mean + std(raw) * noise["refine"][i - 1] if sample else mean
+        z = mean + std(raw) * noise["refine"][i - 1] if sample or i < num_steps else mean
         result.steps.append(step(mean, raw, z, kl(mean, raw, refinement_prior)))
         result.steps[-1].grad, result.steps[-1].delta = (g_mean, g_raw), (d_mean, d_raw)
 

@@ -43,7 +43,8 @@ class InferOptions:
     num_slots: int | None = None
     refinement_steps: int | None = None
     sample: bool = True
-    """Decode a posterior sample (ARI, MSE and pictures of the paper) or, if False, the posterior mean."""
+    """Decode a posterior sample (ARI, MSE and pictures of the paper) or, if False, the posterior mean, which
+    is what `encode` gives. Refinement goes by samples either way."""
     keep_steps: bool = False
     """Keep the pictures of every refinement step."""
     decode_layers: bool = False

@@ -188,7 +188,8 @@ class Mode(NamedTuple):
     training: bool
     """Differentiate every decode, also by the decoder's parameters; else all but the last, by z alone."""
     sample: bool = True
-    """Decode posterior samples, or means."""
+    """Decode a sample of the last posterior, or its mean. Refinement goes by samples always: without stochastic layers
+    slots begin equal, and nothing else tells them apart."""
     keep: bool = True
     """Keep what was decoded."""
 
@@ -350,7 +351,7 @@ class EfficientMORL(BaseModel):
         depends on the others of its batch. In training every decode is differentiated, else all but the last.
         """
         posterior = stage1.top
-        z = stage1.samples[-1] if mode.sample else posterior.mean
+        z = stage1.samples[-1] if mode.sample or num_steps > 0 else posterior.mean
         steps = [RefineStep(posterior, z, kl, self._decode_once(z, images, mode, num_steps == 0))]
         hidden = z.new_zeros(z.shape[0] * z.shape[1], z.shape[2])
         for i in range(1, num_steps + 1):
@@ -363,7 +364,8 @@ class EfficientMORL(BaseModel):
                 posterior = before.posterior.moved(delta)
             if not mode.training:
                 posterior = posterior.leaf()
-            z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if mode.sample else posterior.mean
+            sampled = mode.sample or i < num_steps
+            z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if sampled else posterior.mean
             nll = self._decode_once(z, images, mode, i == num_steps)
             steps.append(RefineStep(posterior, z, gaussian_kl(posterior, prior), nll, grad, delta))
         return steps

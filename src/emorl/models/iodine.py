@@ -261,7 +261,8 @@ class Mode(NamedTuple):
     """Differentiate every decode by the decoder's parameters too; else all but the last, by z alone."""
     kl_weight: float | Tensor
     sample: bool = True
-    """Decode posterior samples, or means."""
+    """Decode a sample of the last posterior, or its mean. Refinement goes by samples always: slots begin equal, and
+    nothing else tells them apart."""
     keep: bool = False
     """Keep the canvas of every entry, or of the last one."""
 
@@ -380,7 +381,9 @@ class Iodine(BaseModel):
         posterior, delta, state = self.initial(len(images), num_slots), None, None
         steps: list[RefineStep] = []
         for t, weight in enumerate(step_weights(num_steps)):
-            eps = self._eps(noise, t, posterior, mode)
+            eps = noise.normal("z", t, posterior.mean)
+            if t == num_steps and not mode.sample:
+                eps = torch.zeros_like(eps)
             step = self.look(posterior, images, eps, mode, weight, last=t == num_steps)
             steps.append(step._replace(delta=delta))
             if t < num_steps:
@@ -389,10 +392,6 @@ class Iodine(BaseModel):
                 if not mode.keep:
                     steps[t] = steps[t]._replace(nll=step.nll._replace(extra=()))
         return steps
-
-    def _eps(self, noise: Noise, index: int, posterior: Gaussian, mode: Mode) -> Tensor:
-        mean = posterior.mean
-        return noise.normal("z", index, mean) if mode.sample else torch.zeros_like(mean)
 
     # ---------------------------------------------------------------- the contract
 
@@ -427,13 +426,13 @@ class Iodine(BaseModel):
     ) -> Tensor:
         """Posterior means B K D. The last of them is not decoded; without refinement they know nothing of the image."""
         num_slots, num_steps = self.counts(options)
-        mode = Mode(False, self.config.kl_weight, options.sample)
+        mode = Mode(False, self.config.kl_weight)
         with torch.inference_mode(False), torch.no_grad():
             x = self._images(images)
             noise = as_noise(noise, len(x))
             posterior, state = self.initial(len(x), num_slots), None
             for t in range(num_steps):
-                step = self.look(posterior, x, self._eps(noise, t, posterior, mode), mode)
+                step = self.look(posterior, x, noise.normal("z", t, posterior.mean), mode)
                 delta, state = self.improve(step, x, state, mode)
                 posterior = posterior.moved(delta)
             return posterior.mean
