@@ -27,9 +27,12 @@ def test_a_scene_is_edited(tmp_path: Path) -> None:
         assert picture.size == (4 * 35 * 6, 35 * 6)
 
 
-def test_own_pictures_are_learned(tmp_path: Path) -> None:
+def test_own_pictures_are_learned_and_their_curves_drawn(tmp_path: Path) -> None:
     assert "sheets" in run("own_pictures.py", "--steps", "8", where=tmp_path)
     assert list((tmp_path / "runs" / "own" / "sheets").glob("*_sheet_*.png"))
+    assert "wrote curves.png" in run("training_curves.py", "runs/own", where=tmp_path)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1320, 396)
 
 
 def test_every_example_is_run_here() -> None:
