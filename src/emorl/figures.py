@@ -7,6 +7,7 @@ as text, so that PNG is crisp and PDF keeps its fonts. Slot k has the colour `sl
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def decomposition_sheet(
         inference: the result for these images, of the same B, H and W.
         true_masks: B H W, label maps, 0 = background.
         max_images: rows at most.
-        title: a line above the sheet.
+        title: above the sheet.
         scores: a line for each of the B images, drawn below its row.
         attention: draw the attention, where the model has it.
 
@@ -149,7 +150,7 @@ def contact_sheet(batch: Batch, num: int = 16, masks: bool = True, *, title: str
         batch: scenes.
         num: scenes at most.
         masks: draw the masks, where the batch has them: background grey, a colour for each object.
-        title: a line above the sheet.
+        title: above the sheet.
 
     Raises:
         InputError: if there is nothing to show.
@@ -191,7 +192,7 @@ def traversal_sheet(
         slot: H W 3, float in [0, 1]: the part of the reconstruction that belongs to the slot.
         rows: for each number, S H W 3, float in [0, 1]: pictures with it set to S values.
         names: what to call each number.
-        title: a line above the sheet.
+        title: above the sheet.
 
     Raises:
         InputError: if there is no row, or not as many names.
@@ -216,7 +217,7 @@ def posterior_sheet(image: np.ndarray, inference: Inference, row: int = 0, *, ti
         image: H W 3, uint8.
         inference: the result of images of this H and W, with its layers decoded and the pictures of every step kept.
         row: which of its images this is.
-        title: a line above the sheet.
+        title: above the sheet.
 
     Raises:
         InputError: if there are no layers, or their pictures were not kept.
@@ -440,7 +441,9 @@ def _sheet(groups: list[_Group], title: str | None) -> Figure:
 
     has_columns_headings = any(column.heading for group in groups for column in group.columns)
     has_group_headings = any(group.heading for group in groups)
-    title_bottom = group_gap + (round(1.5 * line) if title else 0)
+    letter = 0.66 * 1.2 * text  # wide, of bold letters at 1.2
+    titles = textwrap.wrap(title or "", max(10, int((sheet_width - 2 * group_gap) / letter)))
+    title_bottom = group_gap + round((1.2 * len(titles) + 0.3) * line if titles else 0)
     tab_top = title_bottom + (round(1.25 * line) if has_group_headings else 0)
     top = tab_top + (line if has_columns_headings else 0)
     pitch = panel_height + gap + (line if any(group.captions for group in groups) else 0)
@@ -457,8 +460,8 @@ def _sheet(groups: list[_Group], title: str | None) -> Figure:
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": _INK, "family": _FONT} | options
         axes.text(x, y, words, fontsize=size * text * 72 / _DPI, parse_math=False, **style)
 
-    if title:
-        write(group_gap, group_gap + line / 2, title, 1.2, ha="left", weight="bold")
+    for row, words in enumerate(titles):
+        write(group_gap, group_gap + (1.2 * row + 0.5) * line, words, 1.2, ha="left", weight="bold")
     left = group_gap
     for group in groups:
         right = left + len(group.columns) * (panel_width + gap) - gap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,11 +90,13 @@ class Output:
 
 def notice(title: str, told: str) -> Figure:
     """What stands in the place of a picture that cannot be drawn."""
-    figure = Figure(figsize=(9, 0.9), dpi=150)
+    lines = textwrap.wrap(told, 110, break_on_hyphens=False)
+    height = 0.6 + 0.18 * len(lines)  # inches
+    figure = Figure(figsize=(9, height), dpi=150)
     FigureCanvasAgg(figure)
-    style: dict[str, Any] = {"va": "center", "parse_math": False, "color": "#1a1a1a"}
-    figure.text(0.01, 0.7, title, weight="bold", **style)
-    figure.text(0.01, 0.3, told, family="DejaVu Sans Mono", size=8, **style)
+    style: dict[str, Any] = {"va": "top", "parse_math": False, "color": "#1a1a1a"}
+    figure.text(0.01, 1 - 0.12 / height, title, weight="bold", **style)
+    figure.text(0.01, 1 - 0.42 / height, "\n".join(lines), family="DejaVu Sans Mono", size=8, **style)
     return figure
 
 
