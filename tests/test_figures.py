@@ -17,6 +17,7 @@ from PIL import Image
 
 from emorl.errors import InputError
 from emorl.figures import (
+    comparison_sheet,
     contact_sheet,
     decomposition_sheet,
     posterior_sheet,
@@ -159,6 +160,22 @@ def test_true_objects_have_the_colour_of_the_slot_that_fits_them() -> None:
     unmatched = slot_colours(4 + 7)[4 + 6]
     table = np.vstack([table, unmatched])
     assert count(sheet, table[true[0]], 5) == 1
+
+
+def test_an_object_has_one_colour_whichever_slot_of_whichever_model_it_is_in() -> None:
+    images, inference = some_images(), some_inference()
+    labels = np.random.default_rng(1).integers(0, 4, (2, 20, 32))
+    certain = torch.tensor(np.eye(4, dtype=np.float32)[labels]).permute(0, 3, 1, 2)[:, :, None]
+    order = [2, 0, 3, 1]
+    first = replace(inference, masks=certain)
+    second = replace(inference, masks=certain[:, order], components=inference.components[:, order])
+    sheet = page(comparison_sheet(images, {"first": first, "second": second}, labels))  # slot 0 is the background's
+    colours = np.concatenate([[[222, 222, 222]], slot_colours(3)]).astype(np.uint8)
+    for row in range(2):
+        assert count(sheet, images[row], 5) == 1
+        assert count(sheet, colours[labels[row]], 5) == 3  # the truth and both models
+    with pytest.raises(InputError, match="first"):
+        comparison_sheet(images[:1], {"first": first}, labels[:1])
 
 
 @pytest.mark.parametrize(

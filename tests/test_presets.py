@@ -35,8 +35,12 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, object]] = {
     ("efficientmorl", "multi-dsprites-textured-32"): {"sigma": 0.1},
     ("genesis", "multi-dsprites-textured-32"): {"likelihood": "gaussian", "sigma": 0.1},
     ("genesis-s", "multi-dsprites-textured-32"): {"likelihood": "gaussian", "sigma": 0.1},
+    ("genesis", "multi-dsprites-32"): {"kl_weight": 0.1},
+    ("genesis-s", "multi-dsprites-32"): {"kl_weight": 0.1},
+    ("iodine", "multi-dsprites-32"): {"kl_weight": 0.1},
+    ("iodine", "multi-dsprites-textured-32"): {"kl_weight": 0.1},
 }
-"""Of the models of small presets: the paper's."""
+"""Of the models of small presets: the paper's sigmas, and a KL that colours can pay at ours."""
 
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes-no-geco": ("tetrominoes", {"geco": None}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,52 @@ def decomposition_sheet(
     groups = [_Group("", scene, list(scores[rows]) if scores else []), _Group("Component × mask", slots)]
     if layers:
         groups.append(_Group("Attention", layers))
+    return _sheet(groups, title)
+
+
+def comparison_sheet(
+    images: np.ndarray, inferences: Mapping[str, Inference], true_masks: np.ndarray, *, title: str | None = None
+) -> Figure:
+    """Lay out what several models found in the same images: a row per image, two columns per model.
+
+    Columns: image; true masks; for each model its reconstruction and its masks (the winning slot, paler where it wins
+    by less), in the colour of the object, or the grey of the background, that the slot fits best. Slots that fit none
+    have colours of their own.
+
+    Args:
+        images: B H W 3, uint8.
+        inferences: name of a model -> its result for these images, of the same B, H and W.
+        true_masks: B H W, label maps, 0 = background.
+        title: above the sheet.
+
+    Raises:
+        InputError: if B, H or W of the arguments differ, or there is no image.
+    """
+    if not len(images):
+        raise InputError("no image to show")
+    _require_shape("true_masks", true_masks.shape, images.shape[:3])
+    fit = _Fit(*images.shape[1:3])
+    objects = int(true_masks.max())
+    truth = np.concatenate([_BACKGROUND[None], slot_colours(objects)])  # T+1 3
+    groups = [
+        _Group(
+            "",
+            [_Column("Image", [fit(image) for image in images]), _Column("Truth", [fit(truth[m]) for m in true_masks])],
+        )
+    ]
+    for name, inference in inferences.items():
+        masks = _numpy(inference.masks)[:, :, 0]  # B K H W
+        _require_shape(f"masks of {name}", masks[:, 0].shape, images.shape[:3])
+        panels = []
+        slots = match(true_masks, masks.argmax(axis=1), include_background=True).predicted  # B T+1
+        for shown, slot in zip(masks, slots, strict=True):
+            colours = slot_colours(objects + masks.shape[1])[objects:]  # K 3
+            known = slot >= 0
+            colours[slot[known]] = truth[: len(slot)][known]
+            panels.append(fit(_coloured_masks(shown[None], colours)[0]))
+        pictures = _numpy(inference.reconstruction).transpose(0, 2, 3, 1)
+        recon = [fit(_bytes(picture)) for picture in pictures]
+        groups.append(_Group(name, [_Column("Recon.", recon), _Column("Masks", panels)]))
     return _sheet(groups, title)
 
 
