@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emorl.errors import InputError
 from emorl.evaluation import infer
 from emorl.feed import feed
 from emorl.figures import comparison_sheet, save_figure
@@ -26,13 +27,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
-    weights = dict(words.split("=", 1) for words in given.models)
-    _, about = load_weights(find_weights(next(iter(weights.values()))))
-    scenes = feed(about).source.read(np.arange(given.first, given.first + given.images))
-    found = {
-        name: infer(load_weights(find_weights(path))[0], scenes, InferOptions(), 0) for name, path in weights.items()
-    }
-    save_figure(comparison_sheet(scenes.image, found, scenes.mask), given.out)
+    weights = {name: path for name, _, path in (words.partition("=") for words in given.models)}
+    if len(weights) < len(given.models) or not all(weights.values()):
+        parser.error("give every model as NAME=WEIGHTS, each by a name of its own")
+    try:
+        models, abouts = zip(*(load_weights(find_weights(path)) for path in weights.values()), strict=True)
+        if len({str((about.get("image_size"), about.get("fit"))) for about in abouts}) > 1:
+            raise InputError("these models were trained on pictures of different sizes or crops")
+        scenes = feed(abouts[0]).source.read(np.arange(given.first, given.first + given.images))
+        if scenes.mask is None:
+            raise InputError(f"{abouts[0]['data']} has no true masks")
+        found = [infer(model, scenes, InferOptions(), 0) for model in models]
+        save_figure(comparison_sheet(scenes.image, dict(zip(weights, found, strict=True)), scenes.mask), given.out)
+    except InputError as error:
+        parser.error(str(error))
     print(f"wrote {given.out}")
 
 

@@ -24,7 +24,10 @@ options = parser.parse_args()
 
 figure, (ari, mse, loss) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 for run in options.runs:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    if not (run / "metrics.jsonl").is_file():
+        parser.error(f"{run}: no metrics.jsonl")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
     validated = [row for row in rows if "validation" in row]
     mse.plot([row["step"] for row in validated], [row["validation"]["mse"] for row in validated], ".-", label=run.name)
     scored = [row for row in validated if "foreground_ari" in row["validation"]]  # where there are true masks

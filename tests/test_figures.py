@@ -176,6 +176,32 @@ def test_an_object_has_one_colour_whichever_slot_of_whichever_model_it_is_in() -
         assert count(sheet, colours[labels[row]], 5) == 3  # the truth and both models
     with pytest.raises(InputError, match="first"):
         comparison_sheet(images[:1], {"first": first}, labels[:1])
+    with pytest.raises(InputError, match="no image"):
+        comparison_sheet(images[:0], {}, labels[:0])
+
+
+def test_a_slot_is_background_if_it_wins_most_of_it_but_not_if_an_object_shares_it_with_others() -> None:
+    true = np.zeros((1, 20, 32), dtype=np.int64)
+    true[:, 2:9, 3:12], true[:, 10:18, 20:30] = 1, 2
+    colours, grey = slot_colours(2 + 5), np.full(3, 222, np.uint8)
+    for width, first, second in ((2, colours[2], grey), (20, grey, colours[0])):
+        won = np.where(true == 2, 3, 1)  # slot 1 has object 1 and the background,
+        won[:, 10:, :width], won[:, 0, 8:] = 0, 2  # but for what slots 0 and 2 have of it
+        masks = torch.tensor(np.eye(5, dtype=np.float32)[won]).permute(0, 3, 1, 2)[:, :, None]
+        inference = replace(some_inference(1, num_slots=5), masks=masks)
+        sheet = page(comparison_sheet(some_images(1), {"one": inference}, true))
+        table = np.stack([first, second, colours[2 + 2], colours[1]])  # of slots 0 to 3
+        assert count(sheet, table[won[0]], 5) == 1
+
+
+@pytest.mark.parametrize("num_slots", [1, 4, 11])
+def test_titles_stay_on_the_sheet(num_slots: int) -> None:
+    title = "MMMM WWWW: efficientmorl-multi-dsprites-textured-32-seed0; " + "a row for each number of this code " * 3
+    figure = decomposition_sheet(some_images(), some_inference(num_slots=num_slots), title=title)
+    page(figure)
+    lines = [text for text in figure.axes[0].texts if text.get_weight() == "bold"]
+    assert " ".join(text.get_text() for text in lines) == title.strip()
+    assert max(text.get_window_extent().x1 for text in lines) <= figure.bbox.x1
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,6 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, object]] = {
     ("genesis", "multi-dsprites-32"): {"kl_weight": 0.1},
     ("genesis-s", "multi-dsprites-32"): {"kl_weight": 0.1},
     ("iodine", "multi-dsprites-32"): {"kl_weight": 0.1},
-    ("iodine", "multi-dsprites-textured-32"): {"kl_weight": 0.1},
 }
 """Of the models of small presets: the paper's sigmas, and a KL that colours can pay at ours."""
 

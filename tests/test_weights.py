@@ -27,7 +27,7 @@ def test_shipped_weights_load_and_are_small(name: str) -> None:
 
 
 FOUND = {"efficientmorl/nano": 0.95, "iodine/nano": 0.73, "slot-attention/nano": 0.81}
-"""Foreground ARI on the 320 test scenes, rounded down."""
+"""Foreground ARI on the 320 test scenes, less what another machine may lose."""
 
 
 def test_these_are_shipped() -> None:

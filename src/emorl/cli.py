@@ -580,7 +580,7 @@ class Evaluate:
     """Also say what the codes are worth: disentanglement (DCI), what simple predictors read from them, activeness of
     every dimension, use of the slots, stability under other noise. Minutes; with one K and I."""
     posterior_mean: bool = False
-    """Decode the posterior mean rather than a sample."""
+    """Decode the mean of the last posterior rather than a sample. Refinement goes by samples all the same."""
     seed: int = 0
     """Of the noise; an image's noise depends on the seed and its position alone."""
     batch_size: int = 64

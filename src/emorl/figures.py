@@ -7,7 +7,6 @@ as text, so that PNG is crisp and PDF keeps its fonts. Slot k has the colour `sl
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 from PIL import Image
 from torch import Tensor
 
@@ -149,8 +150,9 @@ def comparison_sheet(
     """Lay out what several models found in the same images: a row per image, two columns per model.
 
     Columns: image; true masks; for each model its reconstruction and its masks (the winning slot, paler where it wins
-    by less), in the colour of the object, or the grey of the background, that the slot fits best. Slots that fit none
-    have colours of their own.
+    by less). A slot that wins three quarters of the background is grey. Of the others each has the colour of the
+    object that it is matched to, one to one, if it wins half of it; of those left over the one with most of the
+    background is grey if none is yet, and the rest have colours of their own.
 
     Args:
         images: B H W 3, uint8.
@@ -177,11 +179,17 @@ def comparison_sheet(
         masks = _numpy(inference.masks)[:, :, 0]  # B K H W
         _require_shape(f"masks of {name}", masks[:, 0].shape, images.shape[:3])
         panels = []
-        slots = match(true_masks, masks.argmax(axis=1), include_background=True).predicted  # B T+1
-        for shown, slot in zip(masks, slots, strict=True):
+        labels = masks.argmax(axis=1)  # B H W
+        slots = match(true_masks, labels).predicted  # B T+1
+        for shown, label, true, slot in zip(masks, labels, true_masks, slots, strict=True):
             colours = slot_colours(objects + masks.shape[1])[objects:]  # K 3
-            known = slot >= 0
-            colours[slot[known]] = truth[: len(slot)][known]
+            behind = np.bincount(label[true == 0], minlength=masks.shape[1]) / max(1, (true == 0).sum())  # K
+            background = behind.argmax() if behind.max() >= 0.75 else None
+            for t in np.flatnonzero(slot >= 0):
+                if slot[t] != background and (label[true == t] == slot[t]).mean() >= 0.5:
+                    colours[slot[t]], behind[slot[t]] = truth[t], 0
+            if behind.any():
+                colours[behind.argmax()] = _BACKGROUND
             panels.append(fit(_coloured_masks(shown[None], colours)[0]))
         pictures = _numpy(inference.reconstruction).transpose(0, 2, 3, 1)
         recon = [fit(_bytes(picture)) for picture in pictures]
@@ -471,6 +479,22 @@ class _Group:
     """A line below each row of the group; none or as many as rows."""
 
 
+def _wrapped(title: str, size: float, width: float) -> list[str]:
+    """Words in bold letters of this size, broken into lines of at most this width where there is room for a word."""
+    lines: list[str] = []
+    bold = FontProperties(family=_FONT, weight="bold")
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        measured = TextPath(
+            (0, 0), longer.replace("$", "S"), size=size, prop=bold
+        )  # which reads dollars as mathematics
+        if lines and measured.get_extents().width <= 0.96 * width:  # small letters are rounded to whole pixels
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def _sheet(groups: list[_Group], title: str | None) -> Figure:
     """Set groups side by side, panels edge to edge in pixels, headings above, captions below."""
     panel_height, panel_width = groups[0].columns[0].panels[0].shape[:2]
@@ -487,8 +511,7 @@ def _sheet(groups: list[_Group], title: str | None) -> Figure:
 
     has_columns_headings = any(column.heading for group in groups for column in group.columns)
     has_group_headings = any(group.heading for group in groups)
-    letter = 0.66 * 1.2 * text  # wide, of bold letters at 1.2
-    titles = textwrap.wrap(title or "", max(10, int((sheet_width - 2 * group_gap) / letter)))
+    titles = _wrapped(title or "", 1.2 * text, sheet_width - 2 * group_gap)
     title_bottom = group_gap + round((1.2 * len(titles) + 0.3) * line if titles else 0)
     tab_top = title_bottom + (round(1.25 * line) if has_group_headings else 0)
     top = tab_top + (line if has_columns_headings else 0)

@@ -70,7 +70,7 @@ def save_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
     try:
         (folder / "weights.safetensors").write_bytes(save(tensors))  # save_file lets nobody but the owner read it
     except OSError as error:
-        raise InputError(f"cannot write {folder / 'weights.safetensors'}: {error}") from None
+        raise InputError(f"cannot write {folder / 'weights.safetensors'}: {error.strerror or error}") from None
     content = {"model": model_to_json(model.config), "about": about, "emorl": __version__}
     write_json(folder / "config.json", content)
 

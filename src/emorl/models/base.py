@@ -44,7 +44,8 @@ class InferOptions:
     refinement_steps: int | None = None
     sample: bool = True
     """Decode a posterior sample (ARI, MSE and pictures of the paper) or, if False, the posterior mean, which
-    is what `encode` gives. Refinement goes by samples either way."""
+    is what `encode` gives. Refinement goes by samples either way: where slots begin equal nothing
+    else tells them apart."""
     keep_steps: bool = False
     """Keep the pictures of every refinement step."""
     decode_layers: bool = False

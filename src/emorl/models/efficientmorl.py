@@ -188,8 +188,7 @@ class Mode(NamedTuple):
     training: bool
     """Differentiate every decode, also by the decoder's parameters; else all but the last, by z alone."""
     sample: bool = True
-    """Decode a sample of the last posterior, or its mean. Refinement goes by samples always: without stochastic layers
-    slots begin equal, and nothing else tells them apart."""
+    """Decode a sample of the last posterior, or its mean."""
     keep: bool = True
     """Keep what was decoded."""
 

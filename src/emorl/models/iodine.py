@@ -261,8 +261,7 @@ class Mode(NamedTuple):
     """Differentiate every decode by the decoder's parameters too; else all but the last, by z alone."""
     kl_weight: float | Tensor
     sample: bool = True
-    """Decode a sample of the last posterior, or its mean. Refinement goes by samples always: slots begin equal, and
-    nothing else tells them apart."""
+    """Decode a sample of the last posterior, or its mean."""
     keep: bool = False
     """Keep the canvas of every entry, or of the last one."""
 
@@ -381,9 +380,8 @@ class Iodine(BaseModel):
         posterior, delta, state = self.initial(len(images), num_slots), None, None
         steps: list[RefineStep] = []
         for t, weight in enumerate(step_weights(num_steps)):
-            eps = noise.normal("z", t, posterior.mean)
-            if t == num_steps and not mode.sample:
-                eps = torch.zeros_like(eps)
+            sampled = mode.sample or t < num_steps
+            eps = noise.normal("z", t, posterior.mean) if sampled else torch.zeros_like(posterior.mean)
             step = self.look(posterior, images, eps, mode, weight, last=t == num_steps)
             steps.append(step._replace(delta=delta))
             if t < num_steps:

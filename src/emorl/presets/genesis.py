@@ -104,7 +104,7 @@ _RUNS = {
     "multi-dsprites-textured": multi_dsprites_textured,
     "clevr6": clevr6,
     "nano": nano,
-    # The colours of sprites earn less likelihood than Tetrominoes' and are as dear: with a weight of 1 all are grey.
+    # The colours of sprites gain less likelihood than Tetrominoes' and cost the same KL: with 1 all are grey.
     "multi-dsprites-32": on_small_sprites(nano, "multi-dsprites", kl_weight=0.1),
     # As in App. B.1: the mixture makes it segment these pictures by colour.
     "multi-dsprites-textured-32": on_small_sprites(nano, "multi-dsprites-textured", likelihood="gaussian", sigma=0.1),

@@ -125,7 +125,6 @@ PRESETS: dict[str, Preset] = {
     "iodine/clevr6-unit-gaussian": variant(clevr6, **UNIT_GAUSSIAN),
     "iodine/clevr6-flatten": clevr6_flatten,
     "iodine/nano": nano,
-    # The colours of sprites earn less likelihood than Tetrominoes' and are as dear: with 0.25 all are grey.
+    # The colours of sprites gain less likelihood than Tetrominoes' and cost the same KL: with 0.25 all are grey.
     "iodine/multi-dsprites-32": on_small_sprites(nano, "multi-dsprites", kl_weight=0.1),
-    "iodine/multi-dsprites-textured-32": on_small_sprites(nano, "multi-dsprites-textured", kl_weight=0.1),
 }
