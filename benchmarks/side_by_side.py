@@ -28,13 +28,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
     weights = {name: path for name, _, path in (words.partition("=") for words in given.models)}
+    if given.images < 1:
+        parser.error("--images must be at least 1")
     if len(weights) < len(given.models) or not all(weights.values()):
         parser.error("give every model as NAME=WEIGHTS, each by a name of its own")
     try:
         models, abouts = zip(*(load_weights(find_weights(path)) for path in weights.values()), strict=True)
-        if len({str((about.get("image_size"), about.get("fit"))) for about in abouts}) > 1:
-            raise InputError("these models were trained on pictures of different sizes or crops")
-        scenes = feed(abouts[0]).source.read(np.arange(given.first, given.first + given.images))
+        scenes, *others = (
+            feed(about).source.read(np.arange(given.first, given.first + given.images)) for about in abouts
+        )
+        if not all(np.array_equal(scenes.image, other.image) for other in others):
+            raise InputError("these models were trained on different pictures, or other sizes or crops of them")
         if scenes.mask is None:
             raise InputError(f"{abouts[0]['data']} has no true masks")
         found = [infer(model, scenes, InferOptions(), 0) for model in models]

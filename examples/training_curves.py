@@ -23,8 +23,8 @@ parser.add_argument("--out", default="curves.png")
 options = parser.parse_args()
 
 for run in options.runs:
-    if not (run / "metrics.jsonl").is_file():
-        parser.error(f"{run}: no metrics.jsonl")
+    if not ((run / "metrics.jsonl").is_file() and (run / "config.json").is_file()):
+        parser.error(f"{run}: not a run folder")
 models = {json.loads((run / "config.json").read_text())["model"]["name"] for run in options.runs}
 figure, panels = plt.subplots(1, 3 if len(models) == 1 else 2, figsize=(12, 3.6), layout="constrained")
 ari, mse, *losses = panels  # losses of different models have nothing in common

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from scipy.stats import t as student
 
@@ -66,12 +66,13 @@ class More:
 
 
 @dataclass(frozen=True)
-class _Bounded:
-    """What the paper says of one quantity."""
+class AtLeast:
+    """The paper says that a quantity is at least so large."""
 
     says: str
     place: Place
     bound: float
+    sign: ClassVar[int] = 1
 
     @property
     def labels(self) -> set[str]:
@@ -84,30 +85,16 @@ class _Bounded:
         if len(values) < 2:
             return Judgement(self.says, "not decided", _too_few({self.place: values}))
         low, high = interval(values)
+        ends = (self.sign * low, self.sign * high)
+        verdict = _verdict(min(ends), max(ends), self.sign * self.bound)
         told = _interval("mean", low, high, self.bound)
-        return Judgement(
-            self.says, self.verdict(low, high), f"{_named(self.place)} {statistics.fmean(values):.4g}; {told}"
-        )
-
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Of the interval's ends."""
-        raise NotImplementedError
+        return Judgement(self.says, verdict, f"{_named(self.place)} {statistics.fmean(values):.4g}; {told}")
 
 
-class AtLeast(_Bounded):
-    """The paper says that a quantity is at least so large."""
-
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Of the interval's ends."""
-        return _verdict(low, high, self.bound)
-
-
-class AtMost(_Bounded):
+class AtMost(AtLeast):
     """The paper says that a quantity is at most so large."""
 
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Of the interval's ends."""
-        return _verdict(-high, -low, -self.bound)
+    sign = -1
 
 
 Claim = More | AtLeast | AtMost
