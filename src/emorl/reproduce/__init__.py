@@ -57,7 +57,7 @@ def make(name: str, lab: Lab, scale: Scale) -> Output:
     judged = [claim.judge(content.numbers) for claim in item.claims if claim.labels <= labels.keys() or not labels]
     picture = to_png(content.figures) if content.figures else None
     runs = {label: lab.describe(experiment) for label, experiment in item.runs.get(scale, {}).items()}
-    data = dict.fromkeys(lab.experiment(experiment).config(0).data for experiment in item.runs.get(scale, {}).values())
+    data = lab.data(item.runs.get(scale, {}))
     caption = f"{item.caption} Data: {', '.join(data)}." if data else item.caption
     return Output(name, item.title, caption, scale, content, runs, judged, picture)
 

@@ -66,8 +66,8 @@ class Quantity:
     """Whether its line is named too, where a panel has several of one run."""
 
 
-def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str]) -> Figure:
-    """The panels side by side, and a legend that says of every line what stands behind it."""
+def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str], data: Sequence[str]) -> Figure:
+    """The panels side by side, a legend that says of every line what stands behind it, and what it was trained on."""
     lines = dict.fromkeys([*sources, *(series.label for of in panels.values() for series in of)])
     looks = dict(zip(lines, cycle(zip(slot_colours(10)[list(_COLOURS)] / 255, _MARKERS, strict=True)), strict=False))
     drawn = {series.label for of in panels.values() for series in of}
@@ -85,7 +85,8 @@ def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str]) -
         for told in [f"{label}: {sources[label]}" if label in sources else label]
     ]
     figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
-    figure.suptitle("Mean over seeds and its 95 % confidence interval; thin lines and black dots are seeds", size=8)
+    told = "mean over seeds and its 95 % confidence interval; thin lines and black dots are seeds"
+    figure.suptitle(f"Trained on {', '.join(data)}; {told}", size=8)
     return figure
 
 
@@ -167,7 +168,7 @@ def training(lab: Lab, runs: Mapping[str, str], quantities: Sequence[Quantity]) 
             largest = per_seed[:, there].max(axis=1)
             numbers[label] |= {f"last {quantity.name}": last.tolist()}
             numbers[label] |= {f"last over largest {quantity.name}": (last / largest).tolist()}
-    return Content(numbers, sources, figures=[draw(panels, sources)], details=_details(panels))
+    return Content(numbers, sources, figures=[draw(panels, sources, lab.data(runs))], details=_details(panels))
 
 
 def read_log(run: Path) -> list[Row]:
@@ -268,7 +269,7 @@ def refinement(
             numbers[label][f"kept {score.key}"] = [zero / one for zero, one in pairs if one]
             if label in (score.labels or runs):
                 lines[score.panel].append(Series(label, STEPS, values))
-    return Content(numbers, sources, figures=[draw(lines, sources)], details=_details(lines))
+    return Content(numbers, sources, figures=[draw(lines, sources, lab.data(runs))], details=_details(lines))
 
 
 def _evaluated(known: Known, test: Test) -> list[Row]:
@@ -284,4 +285,5 @@ def by_layers(lab: Lab, runs: Mapping[str, str], panel: Panel) -> Content:
     }
     there = [label for label in runs if found[label]]
     lines = [Series(label, [int(label.removeprefix("L = "))], [numbers[label]["foreground ARI"]]) for label in there]
-    return Content(numbers, sources, figures=[draw({panel: lines}, sources)], details=_details({panel: lines}))
+    figures = [draw({panel: lines}, sources, lab.data(runs))]
+    return Content(numbers, sources, figures=figures, details=_details({panel: lines}))

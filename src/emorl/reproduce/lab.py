@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,10 @@ class Lab:
         if name not in self.experiments:
             raise InputError(f"there is no experiment {name}.toml among the {len(self.experiments)} that were found")
         return self.experiments[name]
+
+    def data(self, runs: Mapping[str, str]) -> list[str]:
+        """Names of the data sets that experiments (label -> name) are trained on, each once."""
+        return list(dict.fromkeys(self.experiment(name).config(0).data for name in runs.values()))
 
     def states(self, name: str) -> list[SeedState]:
         """How far every seed of an experiment is."""
