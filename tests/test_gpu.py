@@ -16,6 +16,7 @@ from emorl.config import TrainConfig
 from emorl.data.base import Subset
 from emorl.data.sources import open_source
 from emorl.evaluation import evaluate
+from emorl.models import MODELS
 from emorl.models.base import InferOptions, TrainState
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.noise import StepNoise
@@ -76,6 +77,20 @@ def test_the_gpu_gives_what_the_cpu_gives(run: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = replace(CONFIG, steps=6)
     assert_close(run(config, "cuda", "gpu"), run(config, "cpu", "cpu"), 1e-2)
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "efficientmorl"])
+def test_the_other_models_train_as_on_the_cpu_recorded_or_not(
+    run: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    config = replace(preset(f"{model}/nano"), num_images=64, steps=6, warmup_steps=0, validate_every=0, log_every=1)
+    config = replace(config, precision="float32")
+    recorded, eager = run(config, "cuda", "recorded"), run(config, "cuda", "eager", cuda_graph=False)
+    here = run(config, "cpu", "cpu")
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in recorded] == pytest.approx([row[name] for row in eager], rel=1e-3)
+        assert recorded[0][name] == pytest.approx(here[0][name], rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["tetrominoes", "multi-dsprites", "clevr6"])

@@ -37,7 +37,7 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, object]] = {
     ("genesis-s", "multi-dsprites-textured-32"): {"likelihood": "gaussian", "sigma": 0.1},
     ("genesis", "multi-dsprites-32"): {"kl_weight": 0.1},
     ("genesis-s", "multi-dsprites-32"): {"kl_weight": 0.1},
-    ("iodine", "multi-dsprites-32"): {"kl_weight": 0.1},
+    ("iodine", "multi-dsprites-32"): {"scale": 0.1, "kl_weight": 0.1},
 }
 """Of the models of small presets: the paper's sigmas, and a KL that colours can pay at ours."""
 
@@ -105,6 +105,57 @@ def test_every_model_has_the_papers_data_sets_and_small_ones(name: str) -> None:
         config = preset(f"{name}/{data}")
         assert config.data == data
         assert config.model.num_slots == PAPER[data][0]
+
+
+# Of presets whose values come from other code: of the model, and of the run.
+QUOTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "monet/tetrominoes": (
+        {"sigma_background": 0.3, "sigma_foreground": 0.36, "kl_weight": 0.5, "mask_weight": 0.5, "slot_dim": 16},
+        {"batch_size": 64, "learning_rate": 1e-4, "betas": (0.9, 0.999), "half_life_steps": 500_000, "steps": 500_000},
+    ),
+    "monet/multi-dsprites": (
+        {"sigma_background": 0.06, "sigma_foreground": 0.1, "kl_weight": 0.5, "mask_weight": 0.5},
+        {"batch_size": 64, "learning_rate": 1e-4, "betas": (0.9, 0.999), "decay": "half-life-from-start"},
+    ),
+    "monet/clevr6": (
+        {"sigma_background": 0.06, "sigma_foreground": 0.1, "kl_weight": 0.5, "mask_weight": 0.5},
+        {"batch_size": 32, "learning_rate": 3e-5, "betas": (0.0, 0.99), "half_life_steps": 500_000},
+    ),
+    "monet/clevr6-paper": (
+        {"sigma_background": 0.09, "sigma_foreground": 0.11, "image_size": (128, 128)},
+        {"batch_size": 64, "learning_rate": 1e-4, "betas": (0.0, 0.9), "decay": "none", "steps": 1_000_000},
+    ),
+    "monet/multi-dsprites-paper": (
+        {"sigma_background": 0.09, "sigma_foreground": 0.11, "image_size": (64, 64)},
+        {"batch_size": 64, "learning_rate": 1e-4, "betas": (0.0, 0.9), "decay": "none", "steps": 1_000_000},
+    ),
+    **{
+        f"genesis-v2/{data}": (
+            {"sigma": 0.7, "slot_dim": 64, "channels": 64, "kernel": "gaussian", "kl_weight": 1.0},
+            {"batch_size": 32, "learning_rate": 1e-4, "decay": "none", "clip_norm": None, "steps": 500_000},
+        )
+        for data in PAPER
+    },
+    "iodine/clevr6-flatten": (
+        {
+            "density": "gaussian",
+            "scale": 0.1,
+            "prior_variance": 1.0,
+            "pool": "flatten",
+            "slot_dim": 64,
+            "lstm_dim": 128,
+        },
+        {"batch_size": 32, "learning_rate": 1e-3, "betas": (0.95, 0.999), "clip_norm": 5.0, "image_size": (96, 96)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_values_are_those_of_the_code_that_is_followed(name: str) -> None:
+    config = preset(name)
+    of_model, of_run = QUOTED[name]
+    assert {field: getattr(config.model, field) for field in of_model} == of_model
+    assert {field: getattr(config, field) for field in of_run} == of_run
 
 
 @pytest.mark.parametrize("name", SMALL_SPRITES)

@@ -961,7 +961,7 @@ class Benchmark:
     batch_size: int | None = None
     """Images."""
     refinement_steps: tuple[int, ...] | None = None
-    """I, one or more; with --memory 0 1 3 by default."""
+    """I, one or more; with --memory by default 0 1 3, where the model refines at all."""
     num_slots: int | None = None
     """K."""
     num_layers: int | None = None
@@ -1005,9 +1005,10 @@ def benchmark(words: Sequence[str]) -> int:
     budget = None if options.memory_budget_gib is None else options.memory_budget_gib * 2**30
     rows: list[dict[str, Any]]
     if options.memory:
+        name = options.preset or "clevr6"
         if changes["refinement_steps"] is None:
-            changes["refinement_steps"] = (0, 1, 3)
-        points = preset_points(options.preset or "clevr6", **changes)
+            changes["refinement_steps"] = (0, 1, 3) if preset(name).model.refinement_steps else (0,)
+        points = preset_points(name, **changes)
         rows = list(memory_rows(points, precisions, device))
         rows += [] if budget is None else largest_batch_rows(points, precisions, device, budget)
     elif options.sweep:

@@ -99,7 +99,10 @@ class TrainConfig:
         if not 0 <= self.model.kl_weight < math.inf:
             raise InputError(f"kl_weight must be a number of at least 0, got {self.model.kl_weight}")
         if self.image_size is not None and self.model.image_size not in (None, self.image_size):
-            raise InputError(f"image_size is {self.image_size}, and that of the model {self.model.image_size}")
+            raise InputError(
+                f"image_size is {self.image_size}, and this model is built for {self.model.image_size}: "
+                f"set image_size and model.image_size to the same"
+            )
         starts = [start for start, _ in self.curriculum]
         growing = starts[:1] == [0] and starts == sorted(set(starts))
         if not growing or min(count for _, count in self.curriculum) < 0:

@@ -164,7 +164,7 @@ DEFINITIONS = {
     "mbo": "mean over true objects of the best IoU with any slot, argmax of masks",
     "covering": "the same weighted by the objects' pixels",
     "mse": "mean squared error over pixels and channels, values in [0, 1]",
-    "nll": "nats per image, without 0.5 log(2 pi) per element",
+    "nll": "nats per image; that of Gaussians without 0.5 log(2 pi) per element",
     "kl": "nats per image, of the last refinement step (without refinement: all layers)",
     "kl_stage1": "nats per image, all layers against the hierarchical prior",
     "kl_per_layer": "the part of each layer of kl_stage1, bottom first",

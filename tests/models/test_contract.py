@@ -271,3 +271,8 @@ def test_a_model_is_benchmarked(name: str, tmp_path: Path) -> None:
     found = read_json(rows)
     assert {"step", "forward", "encode"} <= {row["what"] for row in found}
     assert all(row["config"]["model"] == name and row["ours_s"] > 0 and row["peak_bytes"] > 0 for row in found)
+    assert (
+        main(["benchmark", "--memory", *words[1:3], "--batch-size", "1", "--json", str(tmp_path / "memory.json")]) == 0
+    )
+    counts = {row["config"]["refinement_steps"] for row in read_json(tmp_path / "memory.json")}
+    assert counts == ({0, 1, 3} if nano(name).model.refinement_steps else {0})

@@ -183,6 +183,19 @@ def test_the_last_slot_takes_what_is_left_whatever_its_code() -> None:
     assert not torch.allclose(before.masks, model.decode(changed, (H, W)).masks)
 
 
+@BOTH
+@pytest.mark.parametrize("bias", [-200.0, 200.0])
+def test_gradients_stay_finite_where_a_slot_takes_everything_or_nothing(config: AnyConfig, bias: float) -> None:
+    """GENESIS's component encoder sees log masks, which are far below zero then."""
+    model = build(config).float()
+    with torch.no_grad():
+        model.mask_decoder.last.bias.fill_(bias)  # type: ignore[union-attr]
+    loss = model.loss(pictures().float(), model.initial_state(), noise=0)
+    loss.total.backward()
+    grads = [p.grad for p in model.parameters()]
+    assert bool(loss.total.isfinite()) and all(grad is not None and bool(grad.isfinite().all()) for grad in grads)
+
+
 def test_the_last_slots_code_counts_in_the_kl_and_drives_its_component() -> None:
     """Through the component's prior, not its mask: the KL of the last component moves with the noise of zm_K."""
     model, images = build(), pictures()

@@ -209,6 +209,25 @@ def test_kernels_and_what_their_sigma_begins_with(kernel: Any, sigma: float, at_
     assert found.flatten().tolist() == pytest.approx([1.0, at_half(sigma), 0.0])
 
 
+def test_three_colours_far_apart_become_three_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand-made embedding: each region has one colour, so each seed takes its region, whatever its shape."""
+    regions = torch.tensor([[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 1, 1]])
+    colours = 10 * torch.nn.functional.one_hot(regions, 8).permute(2, 0, 1)[None].double()
+    attention = InstanceColouring(8, "gaussian", 4).double()
+    monkeypatch.setattr(attention, "colours", lambda features: colours)
+    # Seeds by the noise: first region 1, then 2 (the noise of 1 is larger still, but it is taken), then 0.
+    uniform = torch.zeros(1, 1, 3, 4).double() + 0.1
+    uniform[0, 0, 0, 3], uniform[0, 0, 1, 1], uniform[0, 0, 0, 2], uniform[0, 0, 0, 0] = 0.9, 0.5, 0.8, 0.3
+    masks = attention(colours, 4, uniform).exp()[0, :, 0]
+    for slot, region in enumerate((1, 2, 0)):
+        inside = regions == region
+        assert torch.equal(masks.argmax(dim=0) == slot, inside)
+        # 0.99 of what is left; the slots before have taken 0.01 of that each
+        torch.testing.assert_close(masks[slot][inside], torch.full_like(masks[slot][inside], 0.99 * 0.99**slot))
+    torch.testing.assert_close(masks[3], torch.full_like(masks[3], 0.01 * 0.99**2))
+    torch.testing.assert_close(masks.sum(dim=0), torch.ones(3, 4).double())
+
+
 def test_the_clamp_passes_gradients_outside_its_limits() -> None:
     x = torch.tensor([0.0, 0.005, 0.5, 0.995, 1.0], dtype=torch.float64, requires_grad=True)
     y = straight_through_clamp(x)

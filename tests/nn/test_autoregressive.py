@@ -117,6 +117,24 @@ def test_the_sampled_divergence_has_the_exact_ones_mean() -> None:
     torch.testing.assert_close((both[0] + both[1]) / 2, exact_kl(q, p), rtol=1e-12, atol=1e-12)
 
 
+def test_the_divergences_of_slots_given_those_before_add_up_to_that_of_scenes() -> None:
+    """By Monte Carlo: E[log q(z) - log p(z)] of whole scenes is E[sum_k KL(q_k || p(z_k given z_<k))]."""
+    prior, count = build(), 40_000
+    mean, log_std = 0.5 * codes(1, seed=3), -0.7 + 0.2 * codes(1, seed=4)
+    q = Posterior(mean.expand(count, -1, -1), log_std.exp().expand(count, -1, -1))
+    eps = codes(count, seed=5)
+    z = q.mean + q.std * eps
+    with torch.no_grad():
+        p = Posterior(*prior(z))
+    of_q, of_p = Normal(q.mean, q.std), Normal(p.mean, p.std)
+    densities = (of_q.log_prob(z) - of_p.log_prob(z)).sum(dim=(1, 2))  # type: ignore[no-untyped-call]
+    chain = exact_kl(q, p).sum(dim=(1, 2))
+    error = (densities - chain).std() / count**0.5
+    assert abs(densities.mean() - chain.mean()) < 4 * error
+    assert error < 0.02 * chain.mean()  # the estimate is sharp enough to tell
+    assert chain.std() > 10 * error  # and what comes before matters
+
+
 def test_the_sampled_divergence_keeps_its_digits_where_the_posterior_is_narrow() -> None:
     q = Posterior(torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 1e-8))
     p = Posterior(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))

@@ -52,6 +52,7 @@ def mean_of(*path: str) -> Extract:
 
 
 ARI = Column("foreground ARI", at("foreground_ari"))
+MIOU = Column("mIoU", at("miou"))
 MSE = Column("MSE", at("mse"), ".2e")
 KL = Column("KL", at("kl"), ".1f")
 DCI = [
