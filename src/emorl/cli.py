@@ -1016,6 +1016,7 @@ def benchmark(words: Sequence[str]) -> int:
         jobs = [Job(point, SWEEP) for point in points]
         with bar("measuring", num_calls(jobs, precisions, device, options.rounds)) as advance:
             rows = list(time_rows(jobs, precisions, device, options.rounds, advance))
+        _write_json(options.json, rows)  # half an hour's work: not to be lost in what follows
         with bar("largest batches", len(points)) as advance:
             for point in points:
                 rows += largest_batch_rows([point], precisions, device, budget or 11 * 2**30)
