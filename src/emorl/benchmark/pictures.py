@@ -126,6 +126,10 @@ def _few_ticks(*axes: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+PER_LINE = 7
+"""So many entries of a legend stand side by side."""
+
+
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -135,9 +139,8 @@ def _figure(width: float, height: float) -> Figure:
 def _finish(figure: Figure, names: dict[str, Any], rows: Sequence[Row]) -> Figure:
     entries = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in names.items()]
     entries += [Line2D([], [], color="0.3", label=way, **look) for way, look in _WAYS.items()]
-    figure.legend(
-        handles=entries, loc="outside lower center", ncols=len(entries), handlelength=3, fontsize=8, frameon=False
-    )
+    columns = -(-len(entries) // -(-len(entries) // PER_LINE))
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, handlelength=3, fontsize=8, frameon=False)
     timed = _of(rows, "step")[0]
     machine = ", ".join(f"{name} {value}" for name, value in timed["machine"].items())
     batch = timed["config"]["batch_size"]
