@@ -266,10 +266,12 @@ def test_an_interruption_while_it_loads_is_one_line() -> None:
     """Python names what it imports: PyTorch comes early, and takes a second."""
     words = [sys.executable, "-X", "importtime", "-m", "emorl", "demo"]
     pipe = subprocess.PIPE
-    heard = {
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    }  # what runs in the background may be deaf
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **heard) as process:
+
+    def hear() -> None:
+        """What is started in the background may ignore interruptions."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear) as process:
         assert process.stderr is not None
         assert any("torch." in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
