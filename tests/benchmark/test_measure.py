@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emorl.benchmark import measure
-from emorl.benchmark.counters import Work, peak_bytes
+from emorl.benchmark.counters import Work, largest_batch, peak_bytes
 from emorl.benchmark.measure import (
     Job,
     Kind,
@@ -105,6 +105,23 @@ def test_the_largest_batch_is_within_the_budget_and_the_next_is_not() -> None:
     assert row["ours_batch"] > row["plain_batch"] > 1
     for kind, batch in (("float32", row["ours_batch"]), ("plain", row["plain_batch"])):
         assert peak(kind, batch) <= 1.01 * budget and peak(kind, batch + 1) > 0.99 * budget
+
+
+def test_what_holds_much_memory_is_not_counted_again_but_read_off_a_straight_line() -> None:
+    """Thousands of images, a few at a time, take minutes to count; how many fit is known from a few hundred."""
+    counted: list[int] = []
+    bend = 40 * CHUNK_BYTES["cpu"]
+
+    def held(count: int) -> float:
+        counted.append(count)
+        return min(count * 2.5e6, bend) + count * 1.5e6  # a part that is made a few images at a time
+
+    peak = measure._straightened(held)
+    budget = bend + 6000.5 * 1.5e6
+    assert largest_batch(peak, budget) == 6000
+    assert max(counted) < 1500 and measure.STRAIGHT_BYTES <= held(max(counted)) < 2 * measure.STRAIGHT_BYTES
+    assert [peak(count) for count in (1, 2, 7, 100)] == [held(count) for count in (1, 2, 7, 100)]
+    assert measure._straightened(lambda count: 1e10 * count)(5) == 5e10  # even one image is much
 
 
 def test_chunks_bend_the_line_of_memory_at_its_start_alone() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from emorl.models import MODELS, ModelConfig, build_model, model_name
 from emorl.models.base import InferOptions, images_to_unit
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
 from emorl.noise import StepNoise
-from emorl.precision import Precision, place
+from emorl.precision import CHUNK_BYTES, Precision, place
 from emorl.presets import preset
 
 Row = dict[str, Any]
@@ -281,13 +281,40 @@ def largest_batch_rows(
     for point in points:
 
         def most(kind: Kind, point: Point = point) -> int:
-            return largest_batch(lambda n: _held(replace(point, batch_size=n), kind, device, "step"), budget)
+            @cache
+            def held(count: int) -> float:
+                return _held(replace(point, batch_size=count), kind, device, "step")
+
+            return largest_batch(held if kind == "plain" or device.type == "cuda" else _straightened(held), budget)
 
         plain = most("plain")
         for precision in precisions:
             ours = most(precision)
             row = _row("largest batch", replace(point, batch_size=ours), precision, device)
             yield {**row, "ours_batch": ours, "plain_batch": plain, "budget_bytes": budget}
+
+
+STRAIGHT_BYTES = 64 * CHUNK_BYTES["cpu"]
+"""What is made a few images at a time no longer bends the line of memory here; to count more images takes minutes."""
+
+
+def _straightened(held: Callable[[int], float]) -> Callable[[int], float]:
+    """The same, but on a straight line beyond `STRAIGHT_BYTES`, through two batches of which one is half the other."""
+
+    @cache
+    def known() -> int:
+        count = 2
+        while held(count) < STRAIGHT_BYTES:
+            count *= 2
+        return count
+
+    def peak(count: int) -> float:
+        if count <= 2 or count <= known():
+            return held(count)
+        per_image = (held(known()) - held(known() // 2)) / (known() // 2)
+        return held(known()) + (count - known()) * per_image
+
+    return peak
 
 
 def floor_rows(
