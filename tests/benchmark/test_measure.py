@@ -110,7 +110,7 @@ def test_the_largest_batch_is_within_the_budget_and_the_next_is_not() -> None:
 def test_what_holds_much_memory_is_not_counted_again_but_read_off_a_straight_line() -> None:
     """Thousands of images, a few at a time, take minutes to count; how many fit is known from a few hundred."""
     counted: list[int] = []
-    bend = 40 * CHUNK_BYTES["cpu"]
+    bend = 10 * CHUNK_BYTES["cpu"]
 
     def held(count: int) -> float:
         counted.append(count)
