@@ -5,8 +5,9 @@
 For each shipped name or run folder, on the first test scenes of its own data: the MSE; the MSE of a picture in which
 every pixel shows only the slot with the largest mask there, equal where slots are parts and far larger where they are
 layers; the largest mask of a pixel, mean over the pixels of the background and of objects; and, over objects of at
-least 8 pixels, how many have the slot that holds most of their pixels to themselves, share it with another object, or
-with the background.
+least 8 pixels, how many have the slot that wins most of their pixels to themselves, share it with another object, or
+with the background, whose slot is the one that wins most of its pixels, be they few. Masks are the decoder's, where a
+model has others too.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def main() -> None:
         images, labels = torch.from_numpy(scenes.image).permute(0, 3, 1, 2), torch.from_numpy(np.asarray(scenes.mask))
         found = model.infer(images, noise=ImageNoise(0, range(len(images))))
         x = images_to_unit(images, torch.float32)
-        largest, slots = found.masks[:, :, 0].max(dim=1)  # B H W
+        masks = found.masks if found.decoder_masks is None else found.decoder_masks  # those that reconstruct
+        largest, slots = masks[:, :, 0].max(dim=1)  # B H W
         index = slots[:, None, None].expand(-1, 1, 3, -1, -1)
         opaque = found.components.gather(1, index)[:, 0]  # B 3 H W
         counts = sum((neighbours(*scene) for scene in zip(slots, labels, strict=True)), Counter[str]())
@@ -62,9 +64,7 @@ def main() -> None:
             f"{name}: MSE {(found.reconstruction - x).square().mean():.4f}, with one slot per pixel "
             f"{(opaque - x).square().mean():.4f}; largest mask {largest[labels == 0].mean():.2f} in the background, "
             f"{largest[labels > 0].mean():.2f} in objects; of {counts.total()} objects",
-            ", ".join(
-                f"{counts[how] / counts.total():.0%} {how}" for how in ("alone", "shared", "with the background")
-            ),
+            ", ".join(f"{counts[how] / max(counts.total(), 1):.0%} {how}" for how in HOW),
             flush=True,
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from emorl.cli import main
 from emorl.config import TrainConfig
 from emorl.errors import InputError
+from emorl.geco import KLGecoConfig
 from emorl.models import MODELS, build_model
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise
@@ -127,6 +128,30 @@ def test_codes_are_posterior_means_and_decode_to_pictures(name: str) -> None:
     assert torch.allclose(decoding.masks, masks, atol=1e-4)
 
 
+class Exchanged(ImageNoise):
+    """Where every draw for slots has them in another order."""
+
+    def __init__(self, count: int, order: list[int]) -> None:
+        super().__init__(5, range(count))
+        self.order = order
+
+    def normal(self, name: str, index: int, like: Tensor) -> Tensor:
+        drawn = super().normal(name, index, like)
+        return drawn[:, self.order] if drawn.shape[1] == len(self.order) else drawn
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_slots_are_exchangeable_unless_they_are_ordered(name: str) -> None:
+    model, size = build(name)
+    order = [*range(1, model.config.num_slots), 0]
+    before = model.infer(pictures(2, size), noise=ImageNoise(5, range(2)))
+    after = model.infer(pictures(2, size), noise=Exchanged(2, order))
+    same = torch.allclose(after.slots, before.slots[:, order], atol=1e-3)
+    assert same == (not model.config.ordered_slots)
+    if same:
+        assert torch.allclose(after.masks, before.masks[:, order], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_another_number_of_slots_is_taken_or_refused_in_a_line(name: str) -> None:
     model, size = build(name)
@@ -209,7 +234,12 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A short run of every model."""
     name = str(request.param)
     folder = tmp_path_factory.mktemp(name) / "run"
-    train(folder, nano(name), progress=False)
+    config = nano(name)
+    (start, refinements), *_ = config.curriculum
+    words = ["train", f"{name}/nano", "--run", str(folder), "--precision", "float32", "--num-images", "32"]
+    words += ["--batch-size", "2", "--steps", "6", "--checkpoint-every", "2", "--validate-every", "3"]
+    words += ["--validation-images", "2", "--log-every", "1", "--curriculum", str(start), str(refinements)]
+    assert main(words) == 0
     return name, folder
 
 
@@ -218,11 +248,25 @@ def test_a_run_resumes_exactly(run: tuple[str, Path], tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(folder, again, ignore=lambda where, names: [n for n in names if n == "000006"])
     assert newest_checkpoint(again) != newest_checkpoint(folder)
-    train(again, None, progress=False)
+    assert main(["train", "--resume", str(again)]) == 0
     assert (again / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
     ends = [newest_checkpoint(place) for place in (folder, again)]
     weights = [load_file(end / "weights.safetensors") for end in ends if end is not None]
     assert len(weights) == 2 and all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("name", ["genesis", "genesis-s"])
+def test_a_run_with_geco_resumes_exactly(name: str, tmp_path: Path) -> None:
+    """Whose nano preset is without."""
+    config, whole = nano(name), tmp_path / "whole"
+    train(whole, replace(config, model=replace(config.model, geco=KLGecoConfig())), progress=False)
+    again = tmp_path / "again"
+    shutil.copytree(whole, again, ignore=lambda where, names: [n for n in names if n == "000006"])
+    train(again, None, progress=False)
+    metrics = (whole / "metrics.jsonl").read_text()
+    assert (again / "metrics.jsonl").read_text() == metrics
+    zetas = [row["zeta"] for row in map(json.loads, metrics.splitlines()) if "loss" in row]
+    assert len(set(zetas)) == 6
 
 
 def test_every_weight_is_trained(run: tuple[str, Path]) -> None:

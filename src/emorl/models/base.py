@@ -62,7 +62,8 @@ class Model(Protocol):
 
     config: Any
     """A frozen dataclass that has, as field or class variable: num_slots (K), refinement_steps (I at test time),
-    kl_weight (of the KL in the loss, 0 where there is none), image_size (H W, None where any will do)."""
+    kl_weight (of the KL in the loss, 0 where there is none), image_size (H W, None where any will do), ordered_slots
+    (whether slot 1 is another thing than slot 2: else exchanging their noise exchanges them and nothing more)."""
 
     def infer(self, images: Tensor, options: InferOptions = ..., *, noise: int | Noise | None = ...) -> Inference:
         """Slots, masks and components of images. Needs no gradient mode from the caller."""

@@ -67,6 +67,7 @@ class EfficientMORLConfig:
     """Everything the model is built from."""
 
     image_size: ClassVar[tuple[int, int] | None] = None
+    ordered_slots: ClassVar[bool] = False
     num_slots: int = 7
     """K where the caller names none."""
     slot_dim: int = 64

@@ -45,6 +45,7 @@ class _SharedConfig:
     """What both systems are built from; values are the released code's."""
 
     refinement_steps: ClassVar[int] = 0
+    ordered_slots: ClassVar[bool] = True
     image_size: tuple[int, int] = (64, 64)
     """H and W, which fix the strides of the mask networks and the kernel between map and vector."""
     num_slots: int = 7

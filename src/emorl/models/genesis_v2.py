@@ -59,6 +59,7 @@ class GenesisV2Config:
     """Everything the model is built from."""
 
     refinement_steps: ClassVar[int] = 0
+    ordered_slots: ClassVar[bool] = True
     image_size: tuple[int, int] = (64, 64)
     """H W of all images: the U-Net has linear layers over its whole smallest map. At least 16."""
     num_slots: int = 6

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,7 @@ BLOCK = 4
 class IodineConfig:
     """Everything the model is built from; the values are the released ones for CLEVR6."""
 
+    ordered_slots: ClassVar[bool] = False
     image_size: tuple[int, int] | None = None
     """H W, for the flattening encoder alone; None for any size."""
     num_slots: int = 7

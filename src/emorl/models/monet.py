@@ -45,6 +45,7 @@ class MONetConfig:
     """Everything the model is built from."""
 
     refinement_steps: ClassVar[int] = 0
+    ordered_slots: ClassVar[bool] = True
     image_size: tuple[int, int] = (64, 64)
     """H W of all images: the U-Net and the encoder have linear layers over the whole map. At least 16."""
     num_slots: int = 6

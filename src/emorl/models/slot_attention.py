@@ -52,6 +52,7 @@ class SlotAttentionConfig:
 
     image_size: ClassVar[tuple[int, int] | None] = None
     kl_weight: ClassVar[float] = 0.0
+    ordered_slots: ClassVar[bool] = False
     num_slots: int = 7
     """K where the caller names none."""
     slot_dim: int = 64

@@ -44,6 +44,7 @@ class SlotMLPConfig:
     image_size: ClassVar[tuple[int, int] | None] = None
     refinement_steps: ClassVar[int] = 0
     kl_weight: ClassVar[float] = 0.0
+    ordered_slots: ClassVar[bool] = True
     num_slots: int = 7
     """K, which no caller can change."""
     slot_dim: int = 64

@@ -117,7 +117,7 @@ PLAN: dict[str, Item] = {
         "EfficientMORL on a par with the best of its time. Published values are of full-size models; the nano scale "
         "has small networks and, for Multi-dSprites, 32x32 pixels. All but EfficientMORL's are quoted from the models' "
         "own papers; in the authors' run of Slot Attention on CLEVR6 at 96x96 it reached 0.933 ± 0.111, one of five "
-        "seeds failing.",
+        "seeds failing. Slot MLP's layer sizes are ours; MONet and the GENESIS family see Tetrominoes cut to 32x32.",
         partial(tables.scores, columns=[tables.ARI, tables.MIOU, tables.MSE], published=TABLE1),
         _TABLE1,
         (
