@@ -40,8 +40,7 @@ class ToldMasks(Genesis):
     told: Tensor | None = None
 
     def log_masks(self, zm: Tensor, batch_statistics: bool) -> Tensor:
-        own = super().log_masks(zm, batch_statistics)
-        return own if self.told is None else self.told
+        return super().log_masks(zm, batch_statistics) if self.told is None else self.told
 
 
 def true_masks(labels: Tensor, num_slots: int) -> Tensor:
@@ -118,6 +117,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.initial_std is not None and not 0 < options.initial_std < math.inf:
+        parser.error("--initial-std must be a positive number")
     count = options.sprites
     scenes = MultiDSprites(0, TESTS.stop, MultiDSpritesConfig(num_sprites=(count or 2, count or 5)))
     config = preset(f"{options.model}/multi-dsprites-32").model

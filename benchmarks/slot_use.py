@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emorl.errors import InputError
 from emorl.feed import feed
 from emorl.models.base import images_to_unit
 from emorl.noise import ImageNoise
@@ -44,29 +45,41 @@ def neighbours(slots: Tensor, labels: Tensor) -> Counter[str]:
     return found
 
 
+def told(name: str, count: int) -> str:
+    """The line of a model, from so many scenes; raises InputError for bad weights or data without masks."""
+    model, about = load_weights(find_weights(name))
+    source = feed(about).source
+    scenes = source.read(np.arange(min(count, len(source))))
+    if scenes.mask is None:
+        raise InputError(f"{about['data']} has no true masks")
+    images, labels = torch.from_numpy(scenes.image).permute(0, 3, 1, 2), torch.from_numpy(np.asarray(scenes.mask))
+    found = model.infer(images, noise=ImageNoise(0, range(len(images))))
+    x = images_to_unit(images, torch.float32)
+    masks = found.masks if found.decoder_masks is None else found.decoder_masks  # those that reconstruct
+    largest, slots = masks[:, :, 0].max(dim=1)  # B H W
+    index = slots[:, None, None].expand(-1, 1, 3, -1, -1)
+    opaque = found.components.gather(1, index)[:, 0]  # B 3 H W
+    counts = sum((neighbours(*scene) for scene in zip(slots, labels, strict=True)), Counter[str]())
+    shares = ", ".join(f"{counts[how] / max(counts.total(), 1):.0%} {how}" for how in HOW)
+    return (
+        f"{name}: MSE {(found.reconstruction - x).square().mean():.4f}, with one slot per pixel "
+        f"{(opaque - x).square().mean():.4f}; largest mask {largest[labels == 0].mean():.2f} in the background, "
+        f"{largest[labels > 0].mean():.2f} in objects; of {counts.total()} objects {shares}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("weights", nargs="+")
     parser.add_argument("--images", type=int, default=256)
     options = parser.parse_args()
-    for name in options.weights:
-        model, about = load_weights(find_weights(name))
-        scenes = feed(about).source.read(np.arange(options.images))
-        images, labels = torch.from_numpy(scenes.image).permute(0, 3, 1, 2), torch.from_numpy(np.asarray(scenes.mask))
-        found = model.infer(images, noise=ImageNoise(0, range(len(images))))
-        x = images_to_unit(images, torch.float32)
-        masks = found.masks if found.decoder_masks is None else found.decoder_masks  # those that reconstruct
-        largest, slots = masks[:, :, 0].max(dim=1)  # B H W
-        index = slots[:, None, None].expand(-1, 1, 3, -1, -1)
-        opaque = found.components.gather(1, index)[:, 0]  # B 3 H W
-        counts = sum((neighbours(*scene) for scene in zip(slots, labels, strict=True)), Counter[str]())
-        print(
-            f"{name}: MSE {(found.reconstruction - x).square().mean():.4f}, with one slot per pixel "
-            f"{(opaque - x).square().mean():.4f}; largest mask {largest[labels == 0].mean():.2f} in the background, "
-            f"{largest[labels > 0].mean():.2f} in objects; of {counts.total()} objects",
-            ", ".join(f"{counts[how] / max(counts.total(), 1):.0%} {how}" for how in HOW),
-            flush=True,
-        )
+    if options.images < 1:
+        parser.error("--images must be at least 1")
+    try:
+        for name in options.weights:
+            print(told(name, options.images), flush=True)
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
