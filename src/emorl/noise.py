@@ -23,10 +23,22 @@ class Noise(Protocol):
         ...
 
 
-def _generator(seed: int, stream: int, name: str, index: int) -> np.random.Generator:
-    key = np.array([seed % 2**64, stream % 2**64], dtype=np.uint64)
-    counter = np.array([0, 0, index, zlib.crc32(name.encode())], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+class _Draws:
+    """A generator that is set to one draw after the other: making one for each costs more than the draw."""
+
+    def __init__(self, seed: int, name: str, index: int) -> None:
+        counter = np.array([0, 0, index, zlib.crc32(name.encode())], dtype=np.uint64)
+        self.bits = np.random.Philox(key=0, counter=counter)
+        self.start = self.bits.state
+        self.key = self.start["state"]["key"]
+        self.key[0] = seed % 2**64
+        self.generator = np.random.Generator(self.bits)
+
+    def of(self, stream: int) -> np.random.Generator:
+        """At the beginning of the draw of a stream."""
+        self.key[1] = stream % 2**64
+        self.bits.state = self.start
+        return self.generator
 
 
 class ImageNoise:
@@ -38,9 +50,10 @@ class ImageNoise:
 
     def normal(self, name: str, index: int, like: Tensor) -> Tensor:
         """See `Noise`; B must be the number of indices."""
-        shape = tuple(like.shape[1:])
-        rows = [_generator(self.seed, i, name, index).standard_normal(shape) for i in self.indices]
-        return torch.from_numpy(np.stack(rows)).to(like)
+        draws, rows = _Draws(self.seed, name, index), np.empty((len(self.indices), *like.shape[1:]))
+        for image, row in zip(self.indices, rows, strict=True):
+            draws.of(image).standard_normal(out=row)
+        return torch.from_numpy(rows).to(like)
 
 
 class StepNoise:
@@ -55,7 +68,7 @@ class StepNoise:
     def normal(self, name: str, index: int, like: Tensor) -> Tensor:
         """See `Noise`."""
         shape = (self.first + like.shape[0], *like.shape[1:])
-        draw = _generator(self.seed, self.step, name, index).standard_normal(shape, dtype=np.float32)
+        draw = _Draws(self.seed, name, index).of(self.step).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(draw[self.first :]).to(like)
 
 

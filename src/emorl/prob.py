@@ -63,28 +63,43 @@ def gaussian_kl(q: Gaussian, p: Gaussian | None) -> Tensor:
     return kl.sum(dim=(1, 2))
 
 
-def gaussian_nll(images: Tensor, log_masks: Tensor, components: Tensor, sigma: float) -> Tensor:
+def gaussian_nll(
+    images: Tensor, log_masks: Tensor, components: Tensor, sigma: float, inside: Tensor | None = None
+) -> Tensor:
     """-log N(x; sum_k m_k y_k, sigma) per image (B): paper eq. 12.
 
-    images B 3 H W in [0, 1], log_masks B K 1 H W, components B K 3 H W.
+    images B 3 H W in [0, 1], log_masks B K 1 H W, components B K 3 H W. Pixels may stand in any order; with `inside`
+    (H W, 0 or 1) only those where it is 1 are counted.
     """
     mean = (log_masks.exp() * components).sum(dim=1)
-    squares = (images - mean).square().sum(dim=(1, 2, 3))
-    return squares / (2 * sigma**2) + images[0].numel() * math.log(sigma)
+    squares = _counted((images - mean).square(), inside)
+    return squares / (2 * sigma**2) + _count(images, inside) * math.log(sigma)
 
 
-def mixture_nll(images: Tensor, log_masks: Tensor, components: Tensor, sigma: float | Tensor) -> Tensor:
+def mixture_nll(
+    images: Tensor, log_masks: Tensor, components: Tensor, sigma: float | Tensor, inside: Tensor | None = None
+) -> Tensor:
     """-log sum_k m_k N(x; y_k, sigma), mixed in every channel by itself, per image (B): paper eq. 13.
 
-    `sigma` may also be a tensor K, one for each slot.
+    Arguments as `gaussian_nll`; `sigma` may also be a tensor K, one for each slot.
     """
     squares = (images.unsqueeze(1) - components).square()  # B K 3 H W
     if isinstance(sigma, Tensor):
         sigma = sigma.view(-1, 1, 1, 1)
         log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2) - sigma.log(), dim=1)  # B 3 H W
-        return -log_mixture.sum(dim=(1, 2, 3))
+        return -_counted(log_mixture, inside)
     log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2), dim=1)  # B 3 H W
-    return images[0].numel() * math.log(sigma) - log_mixture.sum(dim=(1, 2, 3))
+    return _count(images, inside) * math.log(sigma) - _counted(log_mixture, inside)
+
+
+def _counted(values: Tensor, inside: Tensor | None) -> Tensor:
+    """B 3 H W -> B: the sum over the elements that count."""
+    return (values if inside is None else values * inside).sum(dim=(1, 2, 3))
+
+
+def _count(images: Tensor, inside: Tensor | None) -> int | Tensor:
+    """How many elements of an image count."""
+    return images[0].numel() if inside is None else images.shape[1] * inside.sum()
 
 
 LIKELIHOODS = {"gaussian": gaussian_nll, "mixture": mixture_nll}

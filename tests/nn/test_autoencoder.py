@@ -20,7 +20,7 @@ from emorl.nn.autoencoder import (
     to_unit,
     token_encoder,
 )
-from emorl.nn.decoders import ConvDecoder, DeconvDecoder
+from emorl.nn.decoders import PixelDecoder
 from tests.models.plain import random_weights
 
 B, K, D, SIZE = 3, 2, 5, (9, 13)
@@ -34,7 +34,7 @@ def images() -> Tensor:
     return torch.rand(B, 3, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def decoder(kind: Decoder) -> ConvDecoder | DeconvDecoder:
+def decoder(kind: Decoder) -> PixelDecoder:
     """With colours far out of range."""
     found = slot_decoder(kind, D).double()
     random_weights(found, 0)

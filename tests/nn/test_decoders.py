@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from emorl.nn.convs import ConvStack
-from emorl.nn.decoders import DeconvDecoder, broadcast_decoder, conv_of_tiled, small_decoder, subpixel_decoder
+from emorl.nn.decoders import (
+    DeconvDecoder,
+    broadcast_decoder,
+    conv_of_tiled,
+    masks_and_colours,
+    small_decoder,
+    subpixel_decoder,
+)
 
 D = 5
 DECODERS: dict[str, Callable[[], nn.Module]] = {
@@ -50,7 +57,7 @@ def test_convolution_of_a_tiled_code_is_that_of_the_tiled_field(kernel: int, pad
 
 
 def test_the_tile_itself_is_never_made_where_it_can_be_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The convolution sees all codes on a tile as large as its kernel and the full size once."""
+    """The convolution sees the grid alone, once; codes go through a product of matrices."""
     seen: list[tuple[int, ...]] = []
     plain = torch.nn.functional.conv2d
 
@@ -60,14 +67,14 @@ def test_the_tile_itself_is_never_made_where_it_can_be_avoided(monkeypatch: pyte
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", watch)
     conv_of_tiled(ConvStack(nn.Conv2d(D, 4, 3)).double(), codes(), torch.zeros(D, 20, 30).double())
-    assert sorted(seen) == [(1, D, 20, 30), (3, D, 3, 3)]
+    assert seen == [(1, D, 20, 30)]
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("size", [(16, 32), (7, 10), (1, 3), (17, 5)])
 def test_any_size_comes_out(kind: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    out = DECODERS[kind]().double()(codes(), *size)
+    out = DECODERS[kind]().double().draw(codes(), *size)
     assert out.shape == (3, 4, *size)
 
 
@@ -75,9 +82,9 @@ def test_any_size_comes_out(kind: str, size: tuple[int, int]) -> None:
 def test_each_code_is_drawn_by_itself(kind: str) -> None:
     torch.manual_seed(0)
     decoder, z = DECODERS[kind]().double(), codes()
-    together = decoder(z, 7, 10)
+    together = decoder.draw(z, 7, 10)
     for i in range(3):
-        torch.testing.assert_close(decoder(z[i : i + 1], 7, 10), together[i : i + 1], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(decoder.draw(z[i : i + 1], 7, 10), together[i : i + 1], rtol=1e-12, atol=1e-14)
     assert not torch.allclose(together[0], together[1])
 
 
@@ -86,7 +93,7 @@ def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
     """Kernels turned over their diagonal, and rows for columns in the grid, give the turned picture."""
     torch.manual_seed(0)
     decoder, z = DECODERS[kind]().double(), codes()
-    expected = decoder(z, 7, 10).mT
+    expected = decoder.draw(z, 7, 10).mT
     with torch.no_grad():
         for layer in decoder.layers:  # type: ignore[union-attr]
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -101,15 +108,15 @@ def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
             turn = torch.arange(36).view(4, 3, 3).mT.flatten()
             last.weight.copy_(last.weight[turn].clone())
             last.bias.copy_(last.bias[turn].clone())
-    torch.testing.assert_close(decoder(z, 10, 7), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(decoder.draw(z, 10, 7), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_sizes_cut_at_the_right_and_bottom_continue_the_same_picture() -> None:
     torch.manual_seed(0)
     for kind, whole, part in (("deconv", (32, 48), (30, 41)), ("subpixel", (9, 12), (7, 11))):
         decoder, z = DECODERS[kind]().double(), codes()
-        expected = decoder(z, *whole)[..., : part[0], : part[1]]
-        torch.testing.assert_close(decoder(z, *part), expected, rtol=1e-12, atol=1e-14)
+        expected = decoder.draw(z, *whole)[..., : part[0], : part[1]]
+        torch.testing.assert_close(decoder.draw(z, *part), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_parameter_counts_of_the_paper() -> None:
@@ -119,3 +126,40 @@ def test_parameter_counts_of_the_paper() -> None:
     assert count(broadcast_decoder(64)) == 4 * (64 * 64 * 9 + 64) + (64 * 4 * 9 + 4) + 5 * 64
     assert count(small_decoder(32)) == 3 * (32 * 32 * 25 + 32) + (32 * 4 * 9 + 4) + 5 * 32
     assert count(DeconvDecoder(64)) == 5 * (64 * 64 * 25 + 64) + (64 * 4 * 9 + 4) + 5 * 64
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("size", [(16, 32), (7, 10), (6, 9)])
+def test_an_image_in_the_order_of_the_pixels_is_the_same_image(kind: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    decoder, images = DECODERS[kind]().double(), torch.rand(2, 3, *size, dtype=torch.float64)
+    target, inside = decoder.arrange(images)
+    pixels = decoder(codes(), *size)
+    assert target.shape[2:] == pixels.shape[2:]
+    assert torch.equal(decoder.picture(target, *size), images)
+    counted = torch.ones(target.shape[2:], dtype=torch.float64) if inside is None else inside
+    assert counted.sum() == size[0] * size[1]
+    assert torch.equal(decoder.picture(counted.expand(1, 1, -1, -1), *size), torch.ones(1, 1, *size).double())
+    error = ((target[:1] - pixels[:, :3]).square() * counted).sum(dim=(1, 2, 3))
+    expected = (images[:1] - decoder.draw(codes(), *size)[:, :3]).square().sum(dim=(1, 2, 3))
+    torch.testing.assert_close(error, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "part of another"])
+def test_masks_and_colours_have_the_gradients_of_softmax_and_sigmoid(layout: str) -> None:
+    torch.manual_seed(0)
+    flat = torch.randn(6, 4 * 5, 2, 3, dtype=torch.float64)
+    if layout == "channels last":
+        flat = flat.contiguous(memory_format=torch.channels_last)
+    out = flat.reshape(2, 3, 4, 5, 6)
+    out = (out[..., 1:4] if layout == "part of another" else out).detach().requires_grad_()
+    log_masks, components = masks_and_colours(out)
+    expected = out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+    weights = [torch.randn_like(part) for part in expected]
+    for ours, theirs in zip((log_masks, components), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    (ours,), (theirs,) = (
+        torch.autograd.grad(sum((w * part).sum() for w, part in zip(weights, parts, strict=True)), out)
+        for parts in ((log_masks, components), expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from emorl.eager_vjp import EagerNLL
 from emorl.models.efficientmorl import EfficientMORL, Mode
-from emorl.nn.decoders import ConvDecoder, DeconvDecoder
+from emorl.nn.decoders import ConvDecoder, PixelDecoder
 from emorl.nn.encoders import ImageEncoder, pad_to_multiple
 from emorl.nn.grids import position_grid
+from emorl.prob import LIKELIHOODS
 
 
 class PlainEncoder(nn.Module):
@@ -39,9 +40,9 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """`ConvDecoder` or `DeconvDecoder` with its weights: tile the code, add the grid, run the layers."""
+    """A `PixelDecoder` with its weights: tile the code, add the grid, run the layers."""
 
-    def __init__(self, decoder: ConvDecoder | DeconvDecoder) -> None:
+    def __init__(self, decoder: PixelDecoder) -> None:
         super().__init__()
         if isinstance(decoder, ConvDecoder):
             self.margin, self.scale, self.patch = decoder.margin, decoder.patch, decoder.patch
@@ -52,11 +53,16 @@ class PlainDecoder(nn.Module):
         self.position = decoder.position
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
-        """As there."""
+        """Codes n D -> n 4 H W."""
         h, w = -(-height // self.scale) + self.margin, -(-width // self.scale) + self.margin
         grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
         x = self.layers(z[:, :, None, None] + grid.contiguous())  # else the sum takes the grid's order
         return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
+
+    def draw(self, z: Tensor, height: int, width: int) -> Tensor:
+        """The same: its pixels are in the order of a picture."""
+        pictures: Tensor = self(z, height, width)
+        return pictures
 
 
 class PlainEfficientMORL(EfficientMORL):
@@ -69,10 +75,18 @@ class PlainEfficientMORL(EfficientMORL):
         self.encoder = PlainEncoder(self.encoder)  # type: ignore[assignment]
         self.decoder = PlainDecoder(self.decoder)  # type: ignore[assignment]
 
+    def decode_nll(self, z: Tensor, images: Tensor, keep: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As there, from the pictures."""
+        out = self.decoder(z.flatten(0, 1), images.shape[2], images.shape[3])
+        out = out.view(*z.shape[:2], *out.shape[1:])  # B K 4 H W
+        log_masks, components = out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+        nll = LIKELIHOODS[self.config.likelihood](images, log_masks, components, self.config.sigma)
+        return nll, (log_masks.detach(), components.detach()) if keep else ()
+
     def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
         """One decode that stays in the graph, differentiated by its codes where a refinement step follows."""
         with torch.set_grad_enabled(mode.training or not last):
-            per_image, decoding = self.decode_nll(z, images)
+            per_image, decoding = self.decode_nll(z, images, mode.keep == "every" or (mode.keep == "last" and last))
             total = per_image.sum()
         grad = torch.zeros_like(z) if last else torch.autograd.grad(total, z, retain_graph=mode.training)[0]
-        return EagerNLL(total, per_image.detach(), grad, decoding if mode.keep else ())
+        return EagerNLL(total, per_image.detach(), grad, decoding)

@@ -35,7 +35,14 @@ from emorl.errors import InputError
 from emorl.geco import GecoConfig, GecoState
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
-from emorl.nn.decoders import ConvDecoder, DeconvDecoder, broadcast_decoder, small_decoder, subpixel_decoder
+from emorl.nn.decoders import (
+    DeconvDecoder,
+    PixelDecoder,
+    broadcast_decoder,
+    masks_and_colours,
+    small_decoder,
+    subpixel_decoder,
+)
 from emorl.nn.encoders import conv_encoder, patch_encoder
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.init import keras_, xavier_small_
@@ -190,8 +197,8 @@ class Mode(NamedTuple):
     """Differentiate every decode, also by the decoder's parameters; else all but the last, by z alone."""
     sample: bool = True
     """Decode a sample of the last posterior, or its mean."""
-    keep: bool = True
-    """Keep what was decoded."""
+    keep: Literal["none", "last", "every"] = "last"
+    """Whose pictures are kept: of no decode, of the last or of all."""
 
 
 class TrainingPass(NamedTuple):
@@ -228,7 +235,7 @@ class EfficientMORL(BaseModel):
             channels = patch.encoder_channels
             self.encoder = patch_encoder(channels, patch.encoder_patch, patch.encoder_layers)
         if config.decoder == "broadcast":
-            self.decoder: ConvDecoder | DeconvDecoder = broadcast_decoder(dim)
+            self.decoder: PixelDecoder = broadcast_decoder(dim)
         elif config.decoder == "small":
             self.decoder = small_decoder(dim)
         elif config.decoder == "deconv":
@@ -309,22 +316,29 @@ class EfficientMORL(BaseModel):
 
     def decode_log(self, z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Codes B K D -> log masks B K 1 H W and components B K 3 H W in [0, 1]."""
-        out = self.decoder(z.flatten(0, 1), *size).unflatten(0, z.shape[:2])  # B K 4 H W
-        return out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+        out = self.decoder.draw(z.flatten(0, 1), *size)  # BK 4 H W
+        return masks_and_colours(out.view(*z.shape[:2], *out.shape[1:]))
 
-    def decode_nll(self, z: Tensor, images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """NLL per image (B) and what was decoded, detached: log masks and components."""
-        log_masks, components = self.decode_log(z, (images.shape[2], images.shape[3]))
-        nll = LIKELIHOODS[self.config.likelihood](images, log_masks, components, self.config.sigma)
-        return nll, (log_masks.detach(), components.detach())
+    def decode_nll(self, z: Tensor, images: Tensor, keep: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """NLL per image (B) and, where it is kept, what was decoded, detached: log masks and components."""
+        decoder, size = self.decoder, (images.shape[2], images.shape[3])
+        out = decoder(z.flatten(0, 1), *size)  # BK 4 p^2 P, the decoder's order of pixels
+        log_masks, components = masks_and_colours(out.view(*z.shape[:2], *out.shape[1:]))
+        target, inside = decoder.arrange(images)
+        nll = LIKELIHOODS[self.config.likelihood](target, log_masks, components, self.config.sigma, inside)
+        if not keep:
+            return nll, ()
+        parts = (part.detach().flatten(0, 1) for part in (log_masks, components))
+        pictures = (decoder.picture(part, *size) for part in parts)
+        return nll, tuple(picture.view(*z.shape[:2], *picture.shape[1:]) for picture in pictures)
 
     def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
         """One decode of z B K D, a few images at a time."""
         chunk = self.decoder.images_per_chunk(z.shape[1], images.shape[2], images.shape[3])
+        keep = mode.keep == "every" or (mode.keep == "last" and last)
 
         def decode(z: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-            nll, decoding = self.decode_nll(z, images[rows])
-            return nll, decoding if mode.keep else ()
+            return self.decode_nll(z, images[rows], keep)
 
         if last and not mode.training:
             return decode_only(decode, z, chunk)
@@ -394,7 +408,7 @@ class EfficientMORL(BaseModel):
                     noise,
                     nll_weight=F.softplus(self.geco_zeta) if config.geco else x.new_ones(()),
                     kl_weight=config.kl_weight,
-                    mode=Mode(training=False, sample=options.sample),
+                    mode=Mode(training=False, sample=options.sample, keep="every" if options.keep_steps else "last"),
                 )
             size = (x.shape[2], x.shape[3])
             layers = [
@@ -408,7 +422,8 @@ class EfficientMORL(BaseModel):
                     zip(stage1.layers, stage1.attention, stage1.samples[1:], strict=True)
                 )
             ]
-            decodings = [Decoding(step.nll.extra[0].exp(), step.nll.extra[1]) for step in steps]
+            kept = [step.nll.extra for step in steps if step.nll.extra]  # of all, or of the last
+            decodings = [Decoding(log_masks.exp(), components) for log_masks, components in kept]
             return Inference(
                 masks=decodings[-1].masks,
                 components=decodings[-1].components,
@@ -420,9 +435,9 @@ class EfficientMORL(BaseModel):
                         posterior=_posterior(step.posterior),
                         nll=step.nll.per_image.detach(),
                         kl=step.kl.detach(),
-                        decoding=decoding if options.keep_steps else None,
+                        decoding=decodings[i] if options.keep_steps else None,
                     )
-                    for step, decoding in zip(steps, decodings, strict=True)
+                    for i, step in enumerate(steps)
                 ),
             )
 
@@ -499,7 +514,7 @@ class EfficientMORL(BaseModel):
             noise,
             nll_weight=images.new_ones(()) if constraint is None else F.softplus(constraint.zeta),
             kl_weight=state.kl_weight,
-            mode=Mode(training=True, keep=keep_decodings),
+            mode=Mode(training=True, keep="every" if keep_decodings else "none"),
         )
         losses = []
         for step in steps:

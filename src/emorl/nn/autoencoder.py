@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from emorl.eager_vjp import EagerNLL, chunks, decode_and_differentiate
-from emorl.nn.decoders import ConvDecoder, DeconvDecoder, small_decoder, subpixel_decoder
+from emorl.nn.decoders import DeconvDecoder, PixelDecoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import FeatureEncoder, ImageEncoder, conv_encoder, conv_layers, patch_encoder, patch_layers
 from emorl.types import Decoding, Inference
 
@@ -51,7 +51,7 @@ def feature_encoder(kind: Encoder, channels: int) -> FeatureEncoder:
     return FeatureEncoder(patch_layers(channels, ENCODER_PATCH, ENCODER_LAYERS), channels, ENCODER_PATCH)
 
 
-def slot_decoder(kind: Decoder, dim: int) -> ConvDecoder | DeconvDecoder:
+def slot_decoder(kind: Decoder, dim: int) -> PixelDecoder:
     """Slots -> mask logits and colours."""
     if kind == "deconv":
         return DeconvDecoder(dim)
@@ -60,11 +60,14 @@ def slot_decoder(kind: Decoder, dim: int) -> ConvDecoder | DeconvDecoder:
     return subpixel_decoder(dim, DECODER_CHANNELS, DECODER_PATCH, DECODER_LAYERS, DECODER_WAVES)
 
 
-def decode_linear(
-    decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def decode_linear(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Slots B K D -> masks B K 1 H W, colours B K 3 H W and their mixture B 3 H W, around [-1, 1]."""
-    out = decoder(slots.flatten(0, 1), *size).unflatten(0, slots.shape[:2])  # B K 4 H W
+    return _mixed(decoder.draw(slots.flatten(0, 1), *size), slots)
+
+
+def _mixed(out: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A decoder's output BK 4 ... -> masks B K 1 ..., colours B K 3 ... and their mixture B 3 ..."""
+    out = out.view(*slots.shape[:2], *out.shape[1:])
     masks, colours = out[:, :, 3:].softmax(dim=1), out[:, :, :3]
     return masks, colours, (masks * colours).sum(dim=1)
 
@@ -74,13 +77,13 @@ def to_unit(x: Tensor) -> Tensor:
     return ((x + 1) / 2).clamp(0, 1)
 
 
-def decode_to_unit(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]) -> Decoding:
+def decode_to_unit(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> Decoding:
     """Slots B K D -> masks and clamped components at H W = size."""
     masks, colours, _ = decode_linear(decoder, slots, size)
     return Decoding(masks, to_unit(colours))
 
 
-def pictures_of(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple[int, int]) -> Inference:
+def pictures_of(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> Inference:
     """The scene of slots B K D at H W = size, decoded a few images at a time.
 
     `reconstruction` is the mixture that the loss sees, clamped; the components are clamped each by itself, so their
@@ -94,7 +97,7 @@ def pictures_of(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, size: tuple
     return Inference(masks, components, reconstruction, slots)
 
 
-def squared_error(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, images: Tensor) -> EagerNLL:
+def squared_error(decoder: PixelDecoder, slots: Tensor, images: Tensor) -> EagerNLL:
     """Mean over pixels and channels of (x - x^)^2, both in [-1, 1], per image; images B 3 H W in [0, 1].
 
     The loss meets the decoder only through the slots, so a few images at a time are decoded and differentiated at
@@ -103,8 +106,11 @@ def squared_error(decoder: ConvDecoder | DeconvDecoder, slots: Tensor, images: T
     size = (images.shape[2], images.shape[3])
 
     def decode(slots: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-        mixture = decode_linear(decoder, slots, size)[2]
-        return (images[rows] * 2 - 1 - mixture).square().mean(dim=(1, 2, 3)), ()
+        mixture = _mixed(decoder(slots.flatten(0, 1), *size), slots)[2]
+        target, inside = decoder.arrange(images[rows] * 2 - 1)
+        squares = (target - mixture).square()
+        squares = squares if inside is None else squares * inside
+        return squares.sum(dim=(1, 2, 3)) / images[0].numel(), ()
 
     chunk = decoder.images_per_chunk(slots.shape[1], *size)
     return decode_and_differentiate(decode, slots, list(decoder.parameters()), chunk)

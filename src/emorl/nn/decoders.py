@@ -2,8 +2,8 @@
 
 All start from a code tiled over a grid plus a projected position grid. The first convolution then acts on a constant
 field plus a fixed grid, conv(tile(z) + grid) = (sums of kernel taps) z + conv(grid): the second term is shared by
-all images and slots, and the first takes few values (one inside, others along borders with zero padding), so it
-is computed on a tile just large enough to show them all and then repeated. Exact, and a layer cheaper.
+all images and slots, and the first takes few values (one inside, others along borders with zero padding), so they
+are computed once and then repeated. Exact, and a layer cheaper.
 
 Axes: n = B K codes, D code width, H W pixels.
 """
@@ -28,42 +28,93 @@ def conv_of_tiled(stack: ConvStack, z: Tensor, grid: Tensor) -> Tensor:
     kernel, pad = conv.kernel_size[0], int(conv.padding[0])
     if min(grid.shape[-2:]) < kernel:  # no inside: every position is a border case of its own
         return stack.conv(conv, z[:, :, None, None] + grid)
-    tile = z[:, :, None, None].expand(-1, -1, kernel, kernel)
-    taps = stack.conv(conv, tile)  # n C 2p+1 2p+1: p borders, the inside, p borders
-    shared = stack.conv(conv, grid.unsqueeze(0), bias=False).contiguous(memory_format=torch.channels_last)  # 1 C h w
-    if pad == 0:
-        return _AddConstant.apply(taps, shared)  # type: ignore[no-any-return, no-untyped-call]
+    shared = stack.conv(conv, grid.unsqueeze(0)).contiguous(memory_format=torch.channels_last)  # 1 C h w
     height, width = shared.shape[-2:]
-    field = _stretch(_stretch(taps, pad, height, dim=2), pad, width, dim=3)
-    return (field + shared).contiguous(memory_format=torch.channels_last)
+    taps = _taps_inside(kernel, pad, shared)  # 2p+1 k
+    taps = torch.einsum("ai,bj->abij", taps, taps).flatten(2).flatten(0, 1)  # Q k^2 for the Q = (2p+1)^2 cases
+    sums = taps @ conv.weight.to(shared.dtype).flatten(2).permute(1, 2, 0)  # D Q C
+    cases = torch.matmul(z.to(shared.dtype), sums.flatten(1)).view(-1, *sums.shape[1:])  # n Q C
+    rows, cols = _case_of(height, pad, shared), _case_of(width, pad, shared)  # h 2p+1, w 2p+1
+    which = torch.einsum("ha,wb->hwab", rows, cols).flatten(2).flatten(0, 1)  # hw Q
+    field: Tensor = _Spread.apply(which, cases, shared)  # type: ignore[no-untyped-call]
+    return field
 
 
-class _AddConstant(torch.autograd.Function):
-    """Fields n C 1 1, constant over the picture, plus a picture 1 C h w: the two sums of its backward as products.
+def _taps_inside(kernel: int, pad: int, like: Tensor) -> Tensor:
+    """(2 pad + 1) x kernel, 0 or 1: the taps that see the picture, not zeros around it, in every case along an axis.
 
-    Reductions over the outer axes of channels-last tensors are several times slower on a CPU.
+    The cases are the `pad` positions at its beginning, those inside, and the `pad` ones at its end.
+    """
+    case, tap = torch.arange(2 * pad + 1, device=like.device)[:, None], torch.arange(kernel, device=like.device)
+    return ((tap >= pad - case) & (tap < kernel + pad - case)).to(like.dtype)
+
+
+def _case_of(size: int, pad: int, like: Tensor) -> Tensor:
+    """size x (2 pad + 1), 0 or 1: the case that each position along an axis is."""
+    position = torch.arange(size, device=like.device)
+    case = position.clamp(max=pad) + (position - (size - 1 - pad)).clamp(min=0)
+    return (case[:, None] == torch.arange(2 * pad + 1, device=like.device)).to(like.dtype)
+
+
+class _Spread(torch.autograd.Function):
+    """Of cases n Q C the one of every position, which is hw Q, plus a picture 1 C h w that all n share: n C h w.
+
+    The backward is products of matrices: sums over the outer axes are several times slower on a CPU. The result is no
+    view, so that activations may overwrite it.
     """
 
     @staticmethod
-    def forward(ctx: Any, fields: Tensor, picture: Tensor) -> Tensor:
-        return picture + fields
+    def forward(ctx: Any, which: Tensor, cases: Tensor, shared: Tensor) -> Tensor:
+        ctx.save_for_backward(which)
+        n, num_cases, channels = cases.shape
+        if num_cases == 1:  # without borders
+            return shared + cases.view(n, channels, 1, 1)
+        result = torch.empty_like(shared.expand(n, -1, -1, -1), memory_format=torch.channels_last)
+        parts = _rows(shared).expand(n, -1, -1), which.expand(n, -1, -1), cases
+        torch.baddbmm(*parts, out=_rows(result))
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        (which,) = ctx.saved_tensors
         n, channels, height, width = grad.shape
         rows = grad.permute(0, 2, 3, 1).reshape(n, height * width, channels)
-        fields = torch.bmm(rows.new_ones(1, 1, 1).expand(n, 1, height * width), rows)  # n 1 C
-        picture = rows.new_ones(1, n) @ rows.reshape(n, -1)  # 1 hwC
-        return fields.reshape(n, channels, 1, 1), picture.reshape(1, height, width, channels).permute(0, 3, 1, 2)
+        cases = torch.bmm(which.mT.expand(n, -1, -1), rows)  # n Q C
+        shared = rows.new_ones(1, n) @ rows.reshape(n, -1)  # 1 hwC
+        return None, cases, shared.view(1, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _stretch(x: Tensor, border: int, size: int, dim: int) -> Tensor:
-    """Repeat the middle one of 2 border + 1 entries along `dim` until there are `size`."""
-    shape = list(x.shape)
-    shape[dim] = size - 2 * border
-    middle = x.narrow(dim, border, 1).expand(shape)
-    return torch.cat([x.narrow(dim, 0, border), middle, x.narrow(dim, border + 1, border)], dim=dim)
+def _rows(x: Tensor) -> Tensor:
+    """n C h w in the order of channels last -> n hw C, the same memory."""
+    return x.permute(0, 2, 3, 1).view(x.shape[0], -1, x.shape[1])
+
+
+def masks_and_colours(out: Tensor) -> tuple[Tensor, Tensor]:
+    """A decoder's pixels B K 4 ... -> log masks B K 1 ..., normalised over K, and components B K 3 ... in [0, 1]."""
+    log_masks, components = _MasksAndColours.apply(out)  # type: ignore[no-untyped-call]
+    return log_masks, components
+
+
+class _MasksAndColours(torch.autograd.Function):
+    """Log softmax and sigmoid of two parts of a tensor, whose gradients are written into one of its own layout."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor) -> tuple[Tensor, Tensor]:
+        log_masks, components = out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+        ctx.save_for_backward(log_masks, components)
+        ctx.layout = out.shape, out.stride()  # the tensor itself is needed no more
+        return log_masks, components
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_masks: Tensor, grad_components: Tensor) -> Tensor:
+        log_masks, components = ctx.saved_tensors
+        grad: Tensor = log_masks.new_empty_strided(*ctx.layout)
+        shares = log_masks.exp() * grad_masks.sum(dim=1, keepdim=True)
+        torch.sub(grad_masks, shares, out=grad[:, :, 3:])
+        torch.ops.aten.sigmoid_backward.grad_input(grad_components, components, grad_input=grad[:, :, :3])
+        return grad
 
 
 def images_per_chunk(stack: ConvStack, codes_per_image: int, height: int, width: int) -> int:
@@ -75,7 +126,60 @@ def images_per_chunk(stack: ConvStack, codes_per_image: int, height: int, width:
     return max(1, stack.chunk_bytes // layer)
 
 
-class ConvDecoder(nn.Module):
+class PixelDecoder(nn.Module):
+    """What all decoders share: codes to pixels, in the decoder's own order, and to pictures.
+
+    A likelihood is a sum over pixels, so it may be taken in the order that the last convolution leaves them in, with
+    the image brought to that order (`arrange`): it is much smaller than what is decoded of all slots. With `patch` > 1
+    that order is p^2 pixels of each of P = h w patches, some of which lie outside of a picture whose sides are no
+    multiples of p; else it is 1 x H W.
+    """
+
+    patch = 1
+    layers: ConvStack
+    position: nn.Linear
+
+    def __call__(self, z: Tensor, height: int, width: int) -> Tensor:
+        """Codes n D -> n 4 p^2 P: RGB before its sigmoid first, mask logit last."""
+        pixels: Tensor = super().__call__(z, height, width)
+        return pixels
+
+    def draw(self, z: Tensor, height: int, width: int) -> Tensor:
+        """Codes n D -> n 4 H W: the same as pictures."""
+        return self.picture(self(z, height, width), height, width)
+
+    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
+        """See the function of this name."""
+        return images_per_chunk(self.layers, num_slots, height, width)
+
+    def arrange(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images B 3 H W -> B 3 p^2 P, and which pixels are inside: p^2 P, 0 or 1; None for all."""
+        p, (height, width) = self.patch, images.shape[-2:]
+        if p == 1:
+            return images.flatten(2).unsqueeze(2), None
+        padded = F.pad(images, (0, -width % p, 0, -height % p))
+        target = _to_patches(padded, p)
+        if padded.shape == images.shape:
+            return target, None
+        inside = F.pad(images.new_ones(1, 1, height, width), (0, -width % p, 0, -height % p))
+        return target, _to_patches(inside, p)[0, 0]
+
+    def picture(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Values of pixels n c p^2 P -> n c H W."""
+        p, (n, channels) = self.patch, pixels.shape[:2]
+        if p == 1:
+            return pixels.reshape(n, channels, height, width)
+        grid = pixels.reshape(n, channels * p**2, -(-height // p), -(-width // p))
+        return F.pixel_shuffle(grid, p)[..., :height, :width]
+
+
+def _to_patches(pictures: Tensor, patch: int) -> Tensor:
+    """n c H W -> n c p^2 P, with the channels of a patch side by side in memory as a convolution leaves them."""
+    grid = F.pixel_unshuffle(pictures, patch).contiguous(memory_format=torch.channels_last)  # n cp^2 h w
+    return grid.view(*pictures.shape[:2], patch**2, -1)
+
+
+class ConvDecoder(PixelDecoder):
     """Stride-1 convolutions over the tiled code, at a multiple of `patch` pixels.
 
     `margin` rows and columns are added to the tile so that the unpadded convolutions end at the size wanted. With
@@ -91,11 +195,11 @@ class ConvDecoder(nn.Module):
         self.position = nn.Linear(4 + 2 * num_waves, dim)
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
-        """Codes n D -> n 4 H W: mask logit last, RGB before its sigmoid first."""
+        """See `PixelDecoder.__call__`."""
         h, w = self._grid_size(height, width)
         grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
-        x = self.layers.run_from(1, conv_of_tiled(self.layers, z, grid))
-        return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
+        x = self.layers.run_from(1, conv_of_tiled(self.layers, z, grid))  # n 4p^2 h w
+        return x.reshape(x.shape[0], 4, self.patch**2, -1)
 
     def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
         """See the function of this name."""
@@ -105,7 +209,7 @@ class ConvDecoder(nn.Module):
         return -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
 
 
-class DeconvDecoder(nn.Module):
+class DeconvDecoder(PixelDecoder):
     """Slot Attention's: a tile of H/16 x W/16, enlarged by four strided transposed convolutions.
 
     Sizes that are no multiple of 16 are decoded at the next one and cut at the right and bottom.
@@ -126,16 +230,12 @@ class DeconvDecoder(nn.Module):
         self.position = nn.Linear(4, dim)
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
-        """As `ConvDecoder.forward`."""
+        """See `PixelDecoder.__call__`."""
         grid = position_grid(-(-height // 16), -(-width // 16), z)  # 4 h w
         grid = self.position(grid.permute(1, 2, 0)).permute(2, 0, 1)  # D h w
         x = (z[:, :, None, None] + grid).contiguous(memory_format=torch.channels_last)  # n D h w
         out: Tensor = self.layers(x)
-        return out[..., :height, :width]  # n 4 H W
-
-    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
-        """See the function of this name."""
-        return images_per_chunk(self.layers, num_slots, height, width)
+        return out[..., :height, :width].flatten(2).unsqueeze(2)  # n 4 1 HW
 
 
 def broadcast_decoder(dim: int) -> ConvDecoder:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emorl.config import TrainConfig
 from emorl.geco import GecoConfig
-from emorl.models.efficientmorl import EfficientMORLConfig
+from emorl.models.efficientmorl import EfficientMORLConfig, PatchConfig
 from emorl.presets.base import Preset, on_small_sprites, variant
 
 
@@ -74,6 +76,25 @@ def nano() -> TrainConfig:
     )
 
 
+def _at_48(data: str, num_slots: int) -> TrainConfig:
+    """The small model at 48x48, with tokens that see whole objects and the paper's sigma."""
+    config = nano()
+    assert isinstance(config.model, EfficientMORLConfig)
+    patch = PatchConfig(encoder_patch=3, encoder_channels=64, encoder_layers=4)
+    model = replace(config.model, num_slots=num_slots, sigma=0.1, patch=patch)
+    return replace(config, model=model, data=data, image_size=(48, 48))
+
+
+def multi_dsprites_nano() -> TrainConfig:
+    """A small EfficientMORL for Multi-dSprites at 48x48, for two CPU cores."""
+    return replace(_at_48("multi-dsprites", 6), fit="centre")
+
+
+def clevr6_nano() -> TrainConfig:
+    """A small EfficientMORL for CLEVR6 at 48x48, for two CPU cores."""
+    return replace(_at_48("clevr6", 7), num_images=10_000)
+
+
 PRESETS: dict[str, Preset] = {
     "efficientmorl/tetrominoes": tetrominoes,
     "efficientmorl/tetrominoes-no-geco": variant(tetrominoes, geco=None),
@@ -85,6 +106,8 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
     "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
     "efficientmorl/nano": nano,
+    "efficientmorl/multi-dsprites-nano": multi_dsprites_nano,
+    "efficientmorl/clevr6-nano": clevr6_nano,
     # The paper's sigma for sprites: they stand out less from their background than Tetrominoes.
     "efficientmorl/multi-dsprites-32": on_small_sprites(nano, "multi-dsprites", sigma=0.1),
     "efficientmorl/multi-dsprites-textured-32": on_small_sprites(nano, "multi-dsprites-textured", sigma=0.1),

@@ -35,6 +35,7 @@ from emorl.models.monet import MONet
 from emorl.models.slot_attention import SlotAttention
 from emorl.models.slot_mlp import SlotMLP
 from emorl.nn.autoencoder import to_unit
+from emorl.nn.decoders import PixelDecoder
 from emorl.noise import ImageNoise
 from emorl.runs import write_json
 from emorl.version import __version__
@@ -91,12 +92,13 @@ class Decoder(nn.Module):
             raise InputError(f"{model_name(model.config)} cannot be exported: it {IMPOSSIBLE[type(model)]}")
         assert isinstance(model, EfficientMORL | GenesisV2 | MONet | SlotAttention | SlotMLP)
         self.decoder = model.decoder
+        self.draw = model.decoder.draw if isinstance(model.decoder, PixelDecoder) else model.decoder
         self.squash = to_unit if isinstance(model, SlotAttention | SlotMLP) else torch.sigmoid
         self.size = size
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """N D -> N 1 H W and N 3 H W."""
-        out = self.decoder(slots, *self.size)  # N 4 H W
+        out = self.draw(slots, *self.size)  # N 4 H W
         return out[:, 3:], self.squash(out[:, :3])
 
 
