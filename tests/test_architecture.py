@@ -20,7 +20,7 @@ PACKAGE = PROJECT / "src" / "emorl"
 # From bottom to top. A unit is a module or sub-package directly in emorl; it may import every unit of a lower
 # layer and, without cycles, those of its own.
 LAYERS: list[set[str]] = [
-    {"errors", "types", "files", "jobs", "version"},
+    {"errors", "types", "files", "jobs", "threads", "version"},
     {"nn", "prob", "geco", "noise", "eager_vjp"},
     {"precision", "distributed"},
     {"models"},
@@ -43,7 +43,8 @@ NARROW: dict[str, set[str]] = {
     "types": set(),
     "files": {"errors"},
     "jobs": {"errors"},
-    "data": {"errors", "types", "files"},
+    "threads": set(),
+    "data": {"errors", "types", "files", "threads"},
     "metrics": set(),
     "figures": {"errors", "files", "types", "metrics"},
 }

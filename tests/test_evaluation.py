@@ -261,13 +261,26 @@ def test_nothing_to_evaluate_is_told() -> None:
         summary([])
 
 
-def test_images_are_read_in_chunks(source: Source, model: Any) -> None:
+def test_scores_are_the_same_bits_with_any_number_of_threads(source: Source, model: Any) -> None:
+    before = torch.get_num_threads()
+    rows = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            rows.append(evaluate(model, source, batch_size=3))
+    finally:
+        torch.set_num_threads(before)
+    assert rows[0] == rows[1]
+
+
+def test_images_are_read_in_chunks(source: Source, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counting(Subset):
         def read(self, indices: np.ndarray) -> Batch:
             asked.append(len(indices))
             return super().read(indices)
 
     asked: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     batches: Iterator[dict[str, np.ndarray]] = score_source(model, Counting(source, 0, 7), InferOptions(), 0, 3)
     next(batches)
     assert asked == [3]  # the rest is not read ahead

@@ -20,6 +20,7 @@ from emorl.metrics.segmentation import mean_best_overlap, segmentation_covering
 from emorl.metrics.summary import summarise
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise
+from emorl.threads import side_by_side
 from emorl.types import Batch, Inference
 from emorl.version import __version__
 
@@ -91,15 +92,26 @@ def score_source(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Scores per image, batch by batch; memory does not grow with the number of images.
 
-    Beside those of `score` there is `kl_per_layer` (B L) of a model with stochastic layers.
+    Beside those of `score` there is `kl_per_layer` (B L) of a model with stochastic layers. On a CPU a batch is worked
+    on by one thread, several side by side, so that scores do not depend on the number of threads.
     """
-    start = 0
-    for scenes in iterate(source, batch_size if source.size else 1):  # pictures of their own sizes: one at a time
-        masks = None if truth is None else truth.read(np.arange(start, start + len(scenes))).mask
-        scores, found = score(model, scenes, options, seed, masks)
+    assert isinstance(model, nn.Module)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
+    batch_size = max(1, min(batch_size, -(-len(source) // threads))) if source.size else 1  # else each has its own size
+
+    def read() -> Iterator[tuple[Batch, np.ndarray | None]]:
+        start = 0
+        for scenes in iterate(source, batch_size):
+            yield scenes, None if truth is None else truth.read(np.arange(start, start + len(scenes))).mask
+            start += len(scenes)
+
+    def work(batch: tuple[Batch, np.ndarray | None]) -> dict[str, np.ndarray]:
+        scores, found = score(model, batch[0], options, seed, batch[1])
         layers = [layer.kl.double().cpu().numpy() for layer in found.layers if layer.kl is not None]
-        yield scores | ({"kl_per_layer": np.stack(layers, axis=1)} if layers else {})
-        start += len(scenes)
+        return scores | ({"kl_per_layer": np.stack(layers, axis=1)} if layers else {})
+
+    return side_by_side(work, read(), threads) if on_cpu else map(work, read())
 
 
 MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou", "mbo", "covering"}

@@ -10,7 +10,6 @@ a GPU, may round a level differently.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -24,6 +23,7 @@ from emorl.data.clevr.render import render
 from emorl.data.clevr.scene import HEIGHT, MAX_OBJECTS, WIDTH, Scenes, place_objects, project, sample_view
 from emorl.data.scene import random_bits
 from emorl.errors import InputError
+from emorl.threads import side_by_side
 from emorl.types import Batch
 
 VERSION = 1
@@ -129,16 +129,9 @@ class Clevr:
         def draw(part: np.ndarray) -> Batch:
             return self._draw(part, rows, cols)
 
-        threads = min(torch.get_num_threads(), len(parts))
         if self.device.type != "cpu":
             return concatenate(map(draw, parts))
-        # Scenes side by side, each on one thread: faster than sharing out every operation, and the same bits
-        # with any number of threads.
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return concatenate(pool.map(draw, parts))
-        finally:
-            torch.set_num_threads(torch.get_num_threads())  # of the whole process, where the library has one
+        return concatenate(side_by_side(draw, parts, min(torch.get_num_threads(), len(parts))))
 
     def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
         scenes, labels = sample(self.seed, index, self.config, self.device)
