@@ -92,7 +92,7 @@ def multi_dsprites_nano() -> TrainConfig:
 
 def clevr6_nano() -> TrainConfig:
     """A small EfficientMORL for CLEVR6 at 48x48, for two CPU cores."""
-    return replace(_at_48("clevr6", 7), num_images=10_000)
+    return replace(_at_48("clevr6", 7), num_images=5_000)
 
 
 PRESETS: dict[str, Preset] = {

@@ -58,6 +58,12 @@ _TABLE1: dict[Scale, Runs] = {
     for scale in DATA
 }
 _NANO = "efficientmorl-nano"
+_TABLE1["nano"] = {
+    **_TABLE1["nano"],
+    "Tetrominoes: EfficientMORL, fast": f"{_NANO}-bottom-up-i3",
+    "Multi-dSprites at 48x48: EfficientMORL": "efficientmorl-multi-dsprites-nano",
+    "CLEVR6 at 48x48: EfficientMORL": "efficientmorl-clevr6-nano",
+}
 _OURS: dict[Scale, dict[str, str]] = {
     scale: {data: f"efficientmorl-{suffix}" for data, suffix in of.items()} for scale, of in DATA.items()
 }
