@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
 from emorl.data.base import Subset, take
+from emorl.errors import InputError
 from emorl.evaluation import evaluate, infer, winners
 from emorl.feed import feed
 from emorl.metrics.ari import ari, foreground_ari
@@ -100,9 +101,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    model, about = load_weights(find_weights(given.weights), given.device)
-    source = Subset(feed(about).source, 0, given.images)
-    scenes = source.read(np.arange(given.images))
+    try:
+        model, about = load_weights(find_weights(given.weights), given.device)
+        source = Subset(feed(about).source, 0, given.images)
+        scenes = source.read(np.arange(given.images))
+    except InputError as error:
+        parser.error(str(error))
     held = Held(source, scenes)
     assert scenes.mask is not None
     truth, labels = scenes.mask, winners(infer(model, scenes, InferOptions(), 0).masks, scenes.mask.shape[1:])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from emorl.errors import InputError
 from emorl.feed import feed
 from emorl.representation import locality
 from emorl.runs import find_weights, load_weights
@@ -24,11 +25,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for name in given.weights:
-        model, about = load_weights(find_weights(name))
-        scenes = feed(about).source.read(np.arange(given.images))
-        rows.append({"weights": name, "data": about["data"], **locality(model, scenes)})
-        print(json.dumps(rows[-1]))
+    try:
+        for name in given.weights:
+            model, about = load_weights(find_weights(name))
+            scenes = feed(about).source.read(np.arange(given.images))
+            rows.append({"weights": name, "data": about["data"], **locality(model, scenes)})
+            print(json.dumps(rows[-1]))
+    except InputError as error:
+        parser.error(str(error))
     if given.json:
         given.json.write_text(json.dumps(rows, indent=2) + "\n")
 

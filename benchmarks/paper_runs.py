@@ -86,9 +86,7 @@ def main() -> None:
         planned = [one for one in read_experiments(given.experiments).values() if one.scale == "paper"]
     except InputError as error:
         parser.exit(2, f"{error}\n")
-    print(
-        "| experiment | steps | TFLOP a step | GB a step | operations | least hours of a seed | with operations |"
-    )
+    print("| experiment | steps | TFLOP a step | GB a step | operations | least hours of a seed | with operations |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     rows = []
     for experiment in planned:
