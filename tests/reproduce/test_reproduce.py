@@ -19,6 +19,7 @@ from PIL import Image
 
 from emorl import results, traverse
 from emorl.cli import main
+from emorl.config import to_json
 from emorl.experiments import read_experiments
 from emorl.representation import Budget, describe
 from emorl.reproduce import curves
@@ -91,7 +92,8 @@ def test_without_any_run_everything_says_what_is_missing(scale: str, tmp_path: P
         output = read_json(tmp_path / f"{name}.json")
         text = (tmp_path / f"{name}.md").read_text()
         assert all(
-            re.match(r"not run: emorl |no data at nano scale: emorl ", told) for told in output["sources"].values()
+            re.match(r"not run: emorl |no data at (nano|paper) scale: emorl ", told)
+            for told in output["sources"].values()
         )
         assert all(told in text for told in output["sources"].values())
         assert {claim["verdict"] for claim in output["claims"]} <= {"not decided"}
@@ -312,3 +314,32 @@ def test_pictures_show_the_first_seed_that_can_be_shown(place: Path) -> None:
     answers = lab.ask("efficientmorl-nano", lambda known: known.folder.name, most=1)
     assert answers == {1: "efficientmorl-nano-seed1"}
     assert lab.told("efficientmorl-nano", answers) == "1 of 3 seeds; seed 0: failed: lost; seed 2: step 1 of 14"
+
+
+def test_how_fast_settings_learn_is_what_the_logs_say(tmp_path: Path) -> None:
+    curves = {0: {2500: 0.70, 5000: 0.86, 7500: 0.91, 20000: 0.96}, 1: {2500: 0.87, 5000: 0.80, 20000: 0.88}}
+    place, plan = tmp_path / "experiments", PLAN["convergence"]
+    place.mkdir()
+    for name in plan.runs["nano"].values():
+        write_experiment(place / f"{name}.toml", seeds=[0, 1, 2], overrides={"steps": 20000})
+    experiment = read_experiments(place)["efficientmorl-nano"]
+    for seed, curve in curves.items():
+        run = experiment.folder(tmp_path / "runs", seed)
+        run.mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps(to_json(experiment.config(seed))))
+        kept = {"step": 20000, "minutes": 1.0, "hardware": "any", "version": "any", "trained_by": "any"}
+        (run / "results.json").write_text(json.dumps(kept))
+        lines = [{"step": step, "validation": {"foreground_ari": value}} for step, value in curve.items()]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0}, *lines]))
+    words = ["reproduce", "convergence", "--scale", "nano", "--experiments", str(place), "--out", str(tmp_path)]
+    assert main([*words, "--runs", str(tmp_path / "runs"), "--device", "cpu"]) == 0
+    heading, first, second, *_ = read_json(tmp_path / "convergence.json")["table"]
+    spread = statistics.stdev([0.70, 0.87])
+    assert first[1] == f"0.785 ± {spread:.3f}" and first[3] == "–"  # nobody looked after 10,000
+    assert dict(zip(heading, first, strict=True)) | {
+        "steps to 0.85, by seed": "5,000, 2,500",
+        "steps to 0.9, by seed": "7,500, never",
+        "steps to 0.95, by seed": "20,000, never",
+        "seeds": "2 of 3 seeds",
+    } == dict(zip(heading, first, strict=True))
+    assert second[1].startswith("not run: emorl")

@@ -171,17 +171,17 @@ def training(lab: Lab, runs: Mapping[str, str], quantities: Sequence[Quantity]) 
     return Content(numbers, sources, figures=[draw(panels, sources, lab.data(runs))], details=_details(panels))
 
 
-def read_log(run: Path) -> list[Row]:
-    """The training steps of metrics.jsonl; raises InputError where it cannot be read."""
+def read_log(run: Path, *, validations: bool = False) -> list[Row]:
+    """The training steps of metrics.jsonl, or its validations; raises InputError where it cannot be read."""
     path = run / "metrics.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        steps = [row for row in rows if "validation" not in row and isinstance(row["step"], int)]
+        found = [row for row in rows if ("validation" in row) is validations and isinstance(row["step"], int)]
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the log of a run ({type(error).__name__})") from None
-    if not steps:
-        raise InputError(f"{path}: has no training step")
-    return steps
+    if not found:
+        raise InputError(f"{path}: has no {'validation' if validations else 'training step'}")
+    return found
 
 
 def _extracted(known: Known, quantities: Sequence[Quantity], end: int) -> dict[int, list[float]]:

@@ -456,4 +456,28 @@ PLAN: dict[str, Item] = {
         partial(pictures.benchmark, draw=fig22),
         {"paper": {}, "nano": {}},
     ),
+    "convergence": Item(
+        "How fast settings learn",
+        "Not in the paper: foreground ARI of 64 validation scenes of Tetrominoes in training, mean and standard "
+        "deviation over seeds, and the first validation, one every 2,500 steps, at which it reaches a level.",
+        partial(
+            tables.convergence,
+            steps=(2500, 5000, 10_000, 20_000),
+            levels=(0.85, 0.90, 0.95),
+            quantity="foreground_ari",
+        ),
+        {
+            "nano": {
+                "nano": _NANO,
+                "I = 0": f"{_NANO}-i0",
+                "I = 3": f"{_NANO}-i3",
+                "bottom-up prior": f"{_NANO}-bottom-up",
+                "bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
+                "reversed prior": f"{_NANO}-reversed",
+                "no warm-up of the KL": f"{_NANO}-no-warmup",
+                "GECO for the warm-up of the KL": f"{_NANO}-geco",
+                "one GRU": f"{_NANO}-single-gru",
+            },
+        },
+    ),
 }

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from emorl.errors import InputError
+from emorl.reproduce.curves import read_log
 from emorl.reproduce.lab import Lab
 from emorl.reproduce.output import Content, Table
 from emorl.reproduce.published import Published
+from emorl.results import Known
 
 Extract = Callable[[dict[str, Any]], float | None]
 """A number of results.json, or None where it is not there."""
@@ -95,6 +98,36 @@ def scores(
             cells[1] = sources[label]
         rows.append(cells + origin(lab, name, found))
     return Content(numbers, sources, Table([*heading, "seeds", "steps", "minutes", "trained on"], rows))
+
+
+def convergence(
+    lab: Lab, runs: Mapping[str, str], *, steps: Sequence[int], levels: Sequence[float], quantity: str
+) -> Content:
+    """A score of the validation scenes after so many steps, and the first of these steps where it reaches a level."""
+    heading = ["", *(f"after {step:,}" for step in steps), *(f"steps to {level:g}, by seed" for level in levels)]
+    rows, numbers, sources = [], {}, {}
+    for label, name in runs.items():
+        found = lab.ask(name, lambda known: _validated(known, quantity))
+        sources[label] = lab.told(name, found)
+        of_step = {step: [run[step] for run in found.values() if step in run] for step in steps}
+        numbers[label] = {f"{quantity} after {step}": values for step, values in of_step.items()}
+        reached = [
+            [next((f"{step:,}" for step in sorted(run) if run[step] >= level), "never") for run in found.values()]
+            for level in levels
+        ]
+        cells = [*(written(values, ".3f") for values in of_step.values()), *(", ".join(x) or "–" for x in reached)]
+        if not found:
+            cells[0] = sources[label]
+        rows.append([label, *cells, lab.told(name, found) if found else "–"])
+    return Content(numbers, sources, Table([*heading, "seeds"], rows))
+
+
+def _validated(known: Known, quantity: str) -> dict[int, float]:
+    """Step -> the mean score of the validation scenes; raises InputError for a log without."""
+    try:
+        return {row["step"]: float(row["validation"][quantity]) for row in read_log(known.folder, validations=True)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{known.folder / 'metrics.jsonl'}: has no {quantity} ({type(error).__name__})") from None
 
 
 def origin(lab: Lab, name: str, answered: Mapping[int, Any]) -> list[str]:
