@@ -3,10 +3,10 @@
     python benchmarks/paper_runs.py [EXPERIMENTS] [--tflops 989 --float32-tflops 67 --terabytes 4.8 --microseconds 2]
 
 The arithmetic, the bytes and the operations of a training step are counted on tensors without memory, convolutions in
-bfloat16 and the rest in float32, at every number of refinement steps of the run's curriculum. Two bounds are told: the
-time of the arithmetic or of the bytes, whichever is longer, at the peak rates of an H200's data sheet; and that with so
-many microseconds for every operation, which is what small ones take in a recorded graph. Between peak rates and real
-ones there is a factor, 1.3 to 2.8 on CPUs (`emorl benchmark --floor`); on a GPU none has been measured.
+bfloat16 and the rest in float32, at every number of refinement steps of the run's curriculum. Two times are told. A
+bound: that of the arithmetic or of the bytes, whichever is longer, at the peak rates of an H200's data sheet. And an
+estimate: that with so many microseconds for every operation, which is what small ones take in a recorded graph. Between
+peak rates and real ones there is a factor, 1.3 to 2.8 on CPUs (`emorl benchmark --floor`); on a GPU none was measured.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
     try:
         planned = [one for one in read_experiments(given.experiments).values() if one.scale == "paper"]
     except InputError as error:
-        parser.exit(2, f"{error}\n")
+        parser.error(str(error))
     print("| experiment | steps | TFLOP a step | GB a step | operations | least hours of a seed | with operations |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     rows = []

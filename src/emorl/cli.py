@@ -48,8 +48,8 @@ from emorl.data.protocols import ProtocolName, Split
 from emorl.data.sources import DATASETS, GROUPS, Fit, make, open_source, write
 from emorl.decompose import decompose as run_decomposition
 from emorl.errors import InputError
+from emorl.evaluation import BATCH_SIZE, score
 from emorl.evaluation import evaluate as run_evaluation
-from emorl.evaluation import score
 from emorl.experiments import Scale, SeedState, read_experiment, read_experiments, run_experiment
 from emorl.feed import feed, image_size
 from emorl.figures import contact_sheet, decomposition_sheet, save_figure
@@ -583,7 +583,7 @@ class Evaluate:
     """Decode the mean of the last posterior rather than a sample. Refinement goes by samples all the same."""
     seed: int = 0
     """Of the noise; an image's noise depends on the seed and its position alone."""
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     """Changes speed and memory, not results."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""

@@ -24,6 +24,9 @@ from emorl.threads import side_by_side
 from emorl.types import Batch, Inference
 from emorl.version import __version__
 
+BATCH_SIZE = 32
+"""Images of a batch where the caller names no other number."""
+
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Images N H W 3, uint8 -> N 3 H W, uint8."""
@@ -87,22 +90,19 @@ def score_source(
     source: Source,
     options: InferOptions,
     seed: int,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     truth: Source | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Scores per image, batch by batch; memory does not grow with the number of images.
 
     Beside those of `score` there is `kl_per_layer` (B L) of a model with stochastic layers. On a CPU a batch is worked
-    on by one thread, several side by side, so that scores do not depend on the number of threads.
+    on by one thread, as many side by side as there are threads: scores do not depend on their number, memory does.
     """
     assert isinstance(model, nn.Module)
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    threads = torch.get_num_threads() if on_cpu else 1
-    batch_size = max(1, min(batch_size, -(-len(source) // threads))) if source.size else 1  # else each has its own size
 
     def read() -> Iterator[tuple[Batch, np.ndarray | None]]:
         start = 0
-        for scenes in iterate(source, batch_size):
+        for scenes in iterate(source, batch_size if source.size else 1):  # pictures of their own sizes: one at a time
             yield scenes, None if truth is None else truth.read(np.arange(start, start + len(scenes))).mask
             start += len(scenes)
 
@@ -111,7 +111,9 @@ def score_source(
         layers = [layer.kl.double().cpu().numpy() for layer in found.layers if layer.kl is not None]
         return scores | ({"kl_per_layer": np.stack(layers, axis=1)} if layers else {})
 
-    return side_by_side(work, read(), threads) if on_cpu else map(work, read())
+    if next(model.parameters()).device.type != "cpu":
+        return map(work, read())
+    return side_by_side(work, read(), torch.get_num_threads())
 
 
 MAY_BE_MISSING = {"foreground_ari", "foreground_ari_decoder", "miou", "mbo", "covering"}
@@ -141,7 +143,7 @@ def evaluate(
     truth: Source | None = None,
     options: InferOptions = InferOptions(),
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
     """One row of results.json: every score as {"mean", "std", "num_images"}, and all that is needed to repeat it.

@@ -51,8 +51,8 @@ class ImageNoise:
     def normal(self, name: str, index: int, like: Tensor) -> Tensor:
         """See `Noise`; B must be the number of indices."""
         draws, rows = _Draws(self.seed, name, index), np.empty((len(self.indices), *like.shape[1:]))
-        for image, row in zip(self.indices, rows, strict=True):
-            draws.of(image).standard_normal(out=row)
+        for row, image in enumerate(self.indices):
+            draws.of(image).standard_normal(out=rows[row : row + 1])
         return torch.from_numpy(rows).to(like)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emorl.errors import InputError
-from emorl.evaluation import DEFINITIONS, evaluate
+from emorl.evaluation import BATCH_SIZE, DEFINITIONS, evaluate
 from emorl.feed import Feed, feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision
@@ -34,7 +34,7 @@ def evaluate_feed(
     *,
     options: InferOptions = InferOptions(),
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     precision: Precision = "float32",
     progress: Advance = lambda images: None,
 ) -> dict[str, Any]:

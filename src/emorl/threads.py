@@ -18,20 +18,21 @@ B = TypeVar("B")
 
 
 def side_by_side(work: Callable[[A], B], items: Iterable[A], num_threads: int) -> Iterator[B]:
-    """The results of `work` in the order of its items, of which only `num_threads` are taken at a time.
+    """The results of `work` in the order of its items, of which no more than 2 `num_threads` wait for their results.
 
     Args:
         work: on the CPU; called in other threads, where operations of PyTorch use one thread.
         items: taken one by one in the caller's thread.
         num_threads: at least 1.
     """
+    before = torch.get_num_threads()
     waiting: deque[Future[B]] = deque()
     try:
         with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 for item in items:
                     waiting.append(pool.submit(work, item))
-                    if len(waiting) == num_threads:
+                    if len(waiting) == 2 * num_threads:  # so that none is idle while the oldest is worked on
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -39,4 +40,4 @@ def side_by_side(work: Callable[[A], B], items: Iterable[A], num_threads: int) -
                 for future in waiting:  # an error, or the caller wants no more
                     future.cancel()
     finally:
-        torch.set_num_threads(torch.get_num_threads())  # of the whole process, where the library has one
+        torch.set_num_threads(before)  # of the whole process, where the library has one

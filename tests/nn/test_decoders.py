@@ -56,7 +56,7 @@ def test_convolution_of_a_tiled_code_is_that_of_the_tiled_field(kernel: int, pad
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-def test_the_tile_itself_is_never_made_where_it_can_be_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_never_convolved_where_it_can_be_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
     """The convolution sees the grid alone, once; codes go through a product of matrices."""
     seen: list[tuple[int, ...]] = []
     plain = torch.nn.functional.conv2d

@@ -91,7 +91,10 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def masks_and_colours(out: Tensor) -> tuple[Tensor, Tensor]:
-    """A decoder's pixels B K 4 ... -> log masks B K 1 ..., normalised over K, and components B K 3 ... in [0, 1]."""
+    """A decoder's pixels B K 4 ... -> log masks B K 1 ..., normalised over K, and components B K 3 ... in [0, 1].
+
+    No two entries of `out` may share memory.
+    """
     log_masks, components = _MasksAndColours.apply(out)  # type: ignore[no-untyped-call]
     return log_masks, components
 
