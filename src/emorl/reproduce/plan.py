@@ -60,7 +60,7 @@ _TABLE1: dict[Scale, Runs] = {
 _NANO = "efficientmorl-nano"
 _TABLE1["nano"] = {
     **_TABLE1["nano"],
-    "Tetrominoes: EfficientMORL, fast": f"{_NANO}-bottom-up-i3",
+    "Tetrominoes: EfficientMORL, bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
     "Multi-dSprites at 48x48: EfficientMORL": "efficientmorl-multi-dsprites-nano",
     "CLEVR6 at 48x48: EfficientMORL": "efficientmorl-clevr6-nano",
 }
