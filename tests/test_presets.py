@@ -94,7 +94,7 @@ def test_an_ablation_differs_in_what_it_ablates_alone(name: str) -> None:
 
 def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
     own = {name.removeprefix("efficientmorl/") for name in PRESETS if name.startswith("efficientmorl/")}
-    assert own == {*PAPER, *ABLATIONS, "nano", "multi-dsprites-nano", "clevr6-nano", *SMALL_SPRITES}
+    assert own == {*PAPER, *ABLATIONS, "nano", "tetrominoes-fast", "multi-dsprites-nano", "clevr6-nano", *SMALL_SPRITES}
 
 
 @pytest.mark.parametrize("name", MODELS)

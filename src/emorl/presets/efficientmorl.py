@@ -76,6 +76,13 @@ def nano() -> TrainConfig:
     )
 
 
+def tetrominoes_fast() -> TrainConfig:
+    """nano with three refinement steps and the bottom-up prior: the fewest steps to find nearly all Tetrominoes."""
+    config = nano()
+    assert isinstance(config.model, EfficientMORLConfig)
+    return replace(config, model=replace(config.model, refinement_steps=3, prior="bottom-up"), curriculum=((0, 3),))
+
+
 def _at_48(data: str, num_slots: int) -> TrainConfig:
     """The small model at 48x48, with tokens that see whole objects and the paper's sigma."""
     config = nano()
@@ -106,6 +113,7 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
     "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
     "efficientmorl/nano": nano,
+    "efficientmorl/tetrominoes-fast": tetrominoes_fast,
     "efficientmorl/multi-dsprites-nano": multi_dsprites_nano,
     "efficientmorl/clevr6-nano": clevr6_nano,
     # The paper's sigma for sprites: they stand out less from their background than Tetrominoes.
