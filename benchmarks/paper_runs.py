@@ -98,7 +98,10 @@ def main() -> None:
             flush=True,
         )
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        try:
+            given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        except OSError as error:
+            parser.error(f"cannot write {given.json}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -68,5 +68,5 @@ def test_an_error_ends_it_and_whoever_wants_no_more_is_let_go() -> None:
     assert threads_of_a_new_one() == 3
     some = side_by_side(lambda i: i, range(1000), 2)
     assert next(some) == 0
-    some.close()  # type: ignore[attr-defined]
+    some.close()
     assert threads_of_a_new_one() == 3

@@ -72,7 +72,7 @@ def gaussian_nll(
     (H W, 0 or 1) only those where it is 1 are counted.
     """
     mean = (log_masks.exp() * components).sum(dim=1)
-    squares = _counted((images - mean).square(), inside)
+    squares = sum_inside((images - mean).square(), inside)
     return squares / (2 * sigma**2) + _count(images, inside) * math.log(sigma)
 
 
@@ -87,13 +87,13 @@ def mixture_nll(
     if isinstance(sigma, Tensor):
         sigma = sigma.view(-1, 1, 1, 1)
         log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2) - sigma.log(), dim=1)  # B 3 H W
-        return -_counted(log_mixture, inside)
+        return -sum_inside(log_mixture, inside)
     log_mixture = torch.logsumexp(log_masks - squares / (2 * sigma**2), dim=1)  # B 3 H W
-    return _count(images, inside) * math.log(sigma) - _counted(log_mixture, inside)
+    return _count(images, inside) * math.log(sigma) - sum_inside(log_mixture, inside)
 
 
-def _counted(values: Tensor, inside: Tensor | None) -> Tensor:
-    """B 3 H W -> B: the sum over the elements that count."""
+def sum_inside(values: Tensor, inside: Tensor | None) -> Tensor:
+    """Values B 3 H W -> B: the sum over the pixels where `inside` (H W, 0 or 1) is 1; None for all."""
     return (values if inside is None else values * inside).sum(dim=(1, 2, 3))
 
 

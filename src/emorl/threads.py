@@ -7,7 +7,7 @@ bits with any number of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def side_by_side(work: Callable[[A], B], items: Iterable[A], num_threads: int) -> Iterator[B]:
+def side_by_side(work: Callable[[A], B], items: Iterable[A], num_threads: int) -> Generator[B, None, None]:
     """The results of `work` in the order of its items, of which no more than 2 `num_threads` wait for their results.
 
     Args:

@@ -21,6 +21,7 @@ from torch import Tensor
 from emorl.eager_vjp import EagerNLL, chunks, decode_and_differentiate
 from emorl.nn.decoders import DeconvDecoder, PixelDecoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import FeatureEncoder, ImageEncoder, conv_encoder, conv_layers, patch_encoder, patch_layers
+from emorl.prob import sum_inside
 from emorl.types import Decoding, Inference
 
 Encoder = Literal["conv", "patch"]
@@ -108,9 +109,7 @@ def squared_error(decoder: PixelDecoder, slots: Tensor, images: Tensor) -> Eager
     def decode(slots: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         mixture = _mixed(decoder(slots.flatten(0, 1), *size), slots)[2]
         target, inside = decoder.arrange(images[rows] * 2 - 1)
-        squares = (target - mixture).square()
-        squares = squares if inside is None else squares * inside
-        return squares.sum(dim=(1, 2, 3)) / images[0].numel(), ()
+        return sum_inside((target - mixture).square(), inside) / images[0].numel(), ()
 
     chunk = decoder.images_per_chunk(slots.shape[1], *size)
     return decode_and_differentiate(decode, slots, list(decoder.parameters()), chunk)
