@@ -252,10 +252,12 @@ class Drawing(Scenes):
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
-        self.drawn: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self.drawn: list[tuple[tuple[int, int], tuple[int, int], tuple[int, int] | None]] = []
 
-    def read_window(self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
-        self.drawn.append((rows, cols))
+    def read_window(
+        self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: tuple[int, int] | None = None
+    ) -> Batch:
+        self.drawn.append((rows, cols, size))
         whole = super().read(indices)
         assert whole.mask is not None
         window = np.s_[:, rows[0] : rows[1], cols[0] : cols[1]]
@@ -266,10 +268,19 @@ def test_a_source_that_draws_windows_draws_no_more() -> None:
     view = View((96, 96), "clevr")
     drawing = Drawing(clevr_like())
     ours, theirs = (Viewed(source, view).read(np.array([2, 0])) for source in (drawing, Scenes(clevr_like())))
-    assert drawing.drawn == [((29, 221), (64, 256))]
+    assert drawing.drawn == [((29, 221), (64, 256), (96, 96))]
     for name in ("image", "mask", "visibility", "index"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     np.testing.assert_array_equal(ours.factors["pixel_coords"], theirs.factors["pixel_coords"])
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "size"), [("bicubic", (48, 48)), ("bilinear", (48, 48)), ("nearest", None), ("bilinear-tf", None)]
+)
+def test_only_what_is_averaged_may_be_drawn_small(interpolation: Interpolation, size: tuple[int, int] | None) -> None:
+    drawing = Drawing(clevr_like())
+    Viewed(drawing, View((48, 48), "clevr", interpolation)).read(np.array([1]))
+    assert drawing.drawn == [((29, 221), (64, 256), size)]
 
 
 def test_windows_of_the_clevr_generator_are_parts_of_its_pictures() -> None:

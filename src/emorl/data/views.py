@@ -150,10 +150,13 @@ def _cut(pixels: np.ndarray, window: Window) -> np.ndarray:
 class HasWindows(Protocol):
     """A source that makes less work of a part of its images."""
 
-    def read_window(self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
+    def read_window(
+        self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None = None
+    ) -> Batch:
         """As `Source.read`, with these rows and columns (first, behind the last) of images and masks alone.
 
-        Visibility and factors are those of the whole.
+        Visibility and factors are those of the whole. With a `size`, H W, to which the window will be shrunk, a source
+        may make images at that size, if it can do so well with less work; masks stay those of the window.
         """
         ...
 
@@ -203,7 +206,8 @@ class Viewed:
         window = self._window
         if isinstance(self.source, HasWindows):
             rows, cols = (window.top, window.top + window.rows), (window.left, window.left + window.cols)
-            return self.source.read_window(indices, rows, cols)
+            averaged = self.view.interpolation in ("bicubic", "bilinear")
+            return self.source.read_window(indices, rows, cols, self.size if averaged else None)
         batch = self.source.read(indices)
         mask = None if batch.mask is None else _cut(batch.mask, window)
         return replace(batch, image=_cut(batch.image, window), mask=mask)

@@ -38,6 +38,7 @@ from emorl.data.clevr.scene import (
 )
 from emorl.data.clevr.source import Clevr
 from emorl.data.clevr.world import World, unit
+from emorl.data.views import resize
 from tests.data.clevr.by_hand import CPU, WHOLE, Thing, first, scene, together
 
 Window = tuple[tuple[int, int], tuple[int, int]]
@@ -374,6 +375,20 @@ def test_a_scene_looks_the_same_in_any_company(crowd: Scenes, part: np.ndarray) 
     for number in range(3):
         np.testing.assert_array_equal(picture(crowd[np.array([number])], PART)[0], part[number])
     np.testing.assert_array_equal(picture(crowd[np.array([2, 0])], PART), part[[2, 0]])
+
+
+@pytest.mark.parametrize(("size", "mean", "root"), [((48, 48), 0.9, 2.2), ((96, 72), 0.65, 1.9)])
+def test_small_pictures_look_like_shrunk_ones(crowd: Scenes, size: tuple[int, int], mean: float, root: float) -> None:
+    rows, cols = (29, 221), (64, 64 + 192 * size[1] // size[0])
+    ours = render(crowd, CPU, rows, cols, size=size).numpy()
+    shrunk = resize(render(crowd, CPU, rows, cols).numpy(), size, "bicubic")
+    difference = ours.astype(float) - shrunk
+    assert abs(difference).mean() < mean and np.square(difference).mean() ** 0.5 < root
+    bright = ours.max(axis=-1) > np.quantile(ours.max(axis=-1), 0.995)  # highlights, which are clipped before the mean
+    assert abs(difference.max(axis=-1)[bright].mean()) < 2
+    for number in (0, 2):
+        alone = render(crowd[np.array([number])], CPU, rows, cols, size=size)
+        np.testing.assert_array_equal(alone[0], ours[number])
 
 
 @pytest.mark.slow  # threads wait for one another

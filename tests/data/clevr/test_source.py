@@ -16,6 +16,7 @@ from emorl.data.clevr.source import VERSION, Clevr, ClevrConfig, sample
 from emorl.data.convert import convert
 from emorl.data.sources import DATASETS, open_source
 from emorl.data.tfrecord import VARIANTS
+from emorl.data.views import resize
 from emorl.errors import InputError
 from emorl.types import Batch
 from tests.data.scenes import assert_equal
@@ -239,6 +240,22 @@ def test_a_seed_out_of_range() -> None:
         Clevr(seed=-1).read(np.array([0]))
 
 
+def test_pictures_that_are_shrunk_much_are_made_at_their_size() -> None:
+    source, index, window = Clevr(seed=5), np.array([4, 1, 2]), ((29, 221), (64, 256))
+    part = index[1:2]
+    frame = source.read_window(part, *window)
+    for size in ((48, 48), (96, 96)):
+        small = source.read_window(index, *window, size)
+        assert small.image.shape == (3, *size, 3) and small.image.dtype == np.uint8
+        np.testing.assert_array_equal(small.image[1], source.read_window(part, *window, size).image[0])
+        shrunk = resize(frame.image, size, "bicubic")[0].astype(float)
+        assert np.square(small.image[1] - shrunk).mean() ** 0.5 < 2.5
+        assert small.mask is not None and frame.mask is not None
+        np.testing.assert_array_equal(small.mask[1], frame.mask[0])  # by the centres of the frame's pixels
+    for size in ((192, 192), (160, 144), (300, 300)):  # too little would be gained
+        np.testing.assert_array_equal(source.read_window(part, *window, size).image, frame.image)
+
+
 def test_grain_is_small_grey_and_belongs_to_the_pixel() -> None:
     index, window = np.array([3, 5]), ((0, 40), (10, 90))  # above all objects
     with_grain = Clevr().read_window(index, *window).image.astype(int)
@@ -250,5 +267,8 @@ def test_grain_is_small_grey_and_belongs_to_the_pixel() -> None:
     assert abs(np.corrcoef(difference[0].ravel(), difference[1].ravel())[0, 1]) < 0.05
     part = Clevr().read_window(index[::-1], (10, 30), (20, 50)).image
     np.testing.assert_array_equal(part[::-1], with_grain[:, 10:30, 10:40])
+    configs = ClevrConfig(), ClevrConfig(grain=0)
+    small = [Clevr(config=config).read_window(index, *window, (20, 40)).image.astype(int) for config in configs]
+    assert (small[0] - small[1]).std() == pytest.approx((0.35**2 + 2 / 12) ** 0.5, abs=0.08)  # the mean of four
     with pytest.raises(InputError, match="grain"):
         Clevr(config=ClevrConfig(grain=-1))

@@ -523,37 +523,73 @@ def render(
     cols: tuple[int, int],
     style: Style = Style(),  # noqa: B008 it is frozen
     grain: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Pictures of scenes, in the window of the 320 x 240 frame from the first to before the last row and column.
 
-    `grain` (N H W, levels) is added to all channels before rounding.
+    Args:
+        scenes: N of them.
+        device: where to compute.
+        rows: of the window.
+        cols: of the window.
+        style: of surfaces and of the camera.
+        grain: N H W, levels, added to all channels before rounding.
+        size: H, W of pictures smaller than the window, which is divided into so many pixels: about what the frame's
+            own pixels make when they are shrunk, for less work. None takes the frame's own.
 
     Returns:
         N H W 3, uint8, sRGB.
     """
     world = World(scenes, device, torch.float32)
     around = Surroundings(world, style)
-    linear = _expose(world, around, (rows[0] - 1, rows[1] + 1), (cols[0] - 1, cols[1] + 1))
+    height, width = size or (rows[1] - rows[0], cols[1] - cols[0])
+    pitch = (rows[1] - rows[0]) / height, (cols[1] - cols[0]) / width
+    grid = _Grid((height + 2, width + 2), pitch, (rows[0] / pitch[0] - 1, cols[0] / pitch[1] - 1))
+    # A frame that is shrunk is averaged as it is displayed, with its highlights clipped; a pixel of the frame is light.
+    shown = _expose(world, around, grid, None if size is None else srgb)
     for axis in (2, 3):
-        before, pixel, after = (linear.narrow(axis, k, linear.shape[axis] - 2) for k in (0, 1, 2))
-        linear = pixel + style.spread * (before - 2 * pixel + after)
-    levels = 255 * srgb(linear)
+        before, pixel, after = (shown.narrow(axis, k, shown.shape[axis] - 2) for k in (0, 1, 2))
+        shown = pixel + style.spread / pitch[axis - 2] ** 2 * (
+            before - 2 * pixel + after
+        )  # over the same part of the frame
+    levels = 255 * (srgb(shown) if size is None else shown)
     if grain is not None:
         levels = (levels + grain).clamp(0, 255)
     return levels.round().to(torch.uint8).permute(1, 2, 3, 0)
 
 
-def _expose(world: World, around: Surroundings, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
-    """3 N H W: mean radiance over the square of each pixel of a window."""
+@dataclass(frozen=True)
+class _Grid:
+    """The pixels of a picture, and where they lie on the 320 x 240 frame."""
+
+    size: tuple[int, int]
+    pitch: tuple[float, float]
+    """Height and width of a pixel, in pixels of the frame."""
+    corner: tuple[float, float]
+    """The picture's corner, down and right of the frame's, in pixels of the picture."""
+
+    def rays(
+        self, world: World, scene: Tensor, i: Tensor, j: Tensor, down: Tensor | float, right: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """Origins and directions (3 M each) of rays through pixels i, j (M each): so far down and right in each."""
+        row = (i + self.corner[0] + down) * self.pitch[0]  # in this order all windows of a frame have the same rays
+        col = (j + self.corner[1] + right) * self.pitch[1]
+        return world.primary(scene, col, row)
+
+
+def _expose(
+    world: World, around: Surroundings, pixels: _Grid, curve: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """3 N H W: mean radiance over each pixel of a grid, or of what a curve makes of the radiance."""
     device, num = world.device, world.num_scenes
-    height, width = rows[1] - rows[0], cols[1] - cols[0]
+    height, width = pixels.size
     grid = (
         torch.arange(num, device=device),
         torch.arange(height + 2, device=device),
         torch.arange(width + 2, device=device),
     )
     scene, r, c = (axis.flatten() for axis in torch.meshgrid(*grid, indexing="ij"))
-    origin, direction = world.primary(scene, c + cols[0] - 0.5, r + rows[0] - 0.5)
+    origin, direction = pixels.rays(world, scene, r, c, -0.5, -0.5)
     _, hit = world.nearest(scene, origin, direction)
     hit = hit.view(num, height + 2, width + 2)  # with a border, to find outlines
 
@@ -566,33 +602,33 @@ def _expose(world: World, around: Surroundings, rows: tuple[int, int], cols: tup
         for dc in (0, 1, 2):
             fine |= hit[:, dr : dr + height, dc : dc + width] != inner
 
-    linear = torch.empty(3, num, height, width, device=device)
+    def mean(values: Tensor) -> Tensor:
+        return (values if curve is None else curve(values)).mean(dim=-1)
+
+    result = torch.empty(3, num, height, width, device=device)
     b, i, j = (~fine).nonzero(as_tuple=True)
     zeros = torch.zeros_like(b)
-    origin, direction = world.primary(b, j + cols[0] + 0.5, i + rows[0] + 0.5)
-    linear[:, b, i, j] = radiance(world, around, b, origin, direction, None, zeros, 1)
+    origin, direction = pixels.rays(world, b, i, j, 0.5, 0.5)
+    result[:, b, i, j] = mean(radiance(world, around, b, origin, direction, None, zeros, 1)[..., None])
 
     def divided(b: Tensor, i: Tensor, j: Tensor, side: int) -> Tensor:
         """3 P parts: radiance of the parts of pixels (P scenes, rows, columns)."""
         part = torch.arange(side * side, device=device)
         at = (torch.arange(side, device=device) + 0.5) / side
-        many = b.repeat_interleave(len(part))
-        col, row = (
-            (j[:, None] + cols[0] + at[part % side]).flatten(),
-            (i[:, None] + rows[0] + at[part // side]).flatten(),
-        )
-        origin, direction = world.primary(many, col, row)
+        many, rows, cols = (index.repeat_interleave(len(part)) for index in (b, i, j))
+        down, right = at[part // side].repeat(len(b)), at[part % side].repeat(len(b))
+        origin, direction = pixels.rays(world, many, rows, cols, down, right)
         seen = radiance(world, around, many, origin, direction, None, part.repeat(len(b)), len(part))
         return seen.view(3, len(b), len(part))
 
     b, i, j = fine.nonzero(as_tuple=True)
     values = divided(b, i, j, SUBPIXELS)
-    linear[:, b, i, j] = values.mean(dim=-1)
+    result[:, b, i, j] = mean(values)
     level = values.amax(dim=0)
     glint = (level.amax(dim=1) > 1) & (level.amin(dim=1) < 0.5 * level.amax(dim=1))
     b, i, j = b[glint], i[glint], j[glint]
-    linear[:, b, i, j] = divided(b, i, j, HIGHLIGHT_SUBPIXELS).mean(dim=-1)
-    return linear
+    result[:, b, i, j] = mean(divided(b, i, j, HIGHLIGHT_SUBPIXELS))
+    return result
 
 
 def srgb(linear: Tensor) -> Tensor:

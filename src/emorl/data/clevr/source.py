@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
-from emorl.data.base import check_indices, concatenate
+from emorl.data.base import Size, check_indices, concatenate
 from emorl.data.clevr.labels import MIN_PIXELS, label_maps, num_pixels
 from emorl.data.clevr.render import render
 from emorl.data.clevr.scene import HEIGHT, MAX_OBJECTS, WIDTH, Scenes, place_objects, project, sample_view
@@ -28,9 +29,12 @@ from emorl.types import Batch
 
 VERSION = 1
 """Raised whenever the scenes of a seed change."""
+PICTURES = 2
+"""Raised whenever the pictures of scenes change: 2 computes those that would be shrunk at their own size."""
 
 _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
-_SCENES_AT_ONCE = {"cpu": 2, "cuda": 64}  # on a CPU few, so that their rays stay in the cache
+_PIXELS_AT_ONCE = {"cpu": 2 * 192 * 192, "cuda": 64 * 192 * 192}  # on a CPU few, so that their rays stay in the cache
+_SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
 @dataclass(frozen=True)
@@ -117,27 +121,38 @@ class Clevr:
         """Scenes by position; see `Source.read`."""
         return self.read_window(indices, (0, HEIGHT), (0, WIDTH))
 
-    def read_window(self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
+    def read_window(
+        self, indices: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None = None
+    ) -> Batch:
         """The window of pictures from the first to before the last row and column; only that is computed.
 
-        Visibility and factors are those of the whole picture.
+        With a `size`, H W, of at most half as many pixels as the window has, images have that size, computed at it:
+        the window divided into so many pixels, close to the window shrunk. Masks are the window's. Visibility and
+        factors are those of the whole picture.
         """
         index = check_indices(indices, self)
-        step = _SCENES_AT_ONCE.get(self.device.type, 4)
-        parts = [index[start : start + step] for start in range(0, max(1, len(index)), step)]
+        window = (rows[1] - rows[0]) * (cols[1] - cols[0])
+        if size is not None and _SHRUNK * size[0] * size[1] > window:
+            size = None
+        pixels = window if size is None else size[0] * size[1]
+        num, on_cpu = max(1, len(index)), self.device.type == "cpu"
+        threads = torch.get_num_threads() if on_cpu else 1
+        step = min(max(1, _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels), -(-num // threads))
+        parts = [index[start : start + step] for start in range(0, num, step)]
 
         def draw(part: np.ndarray) -> Batch:
-            return self._draw(part, rows, cols)
+            return self._draw(part, rows, cols, size)
 
-        if self.device.type != "cpu":
-            return concatenate(map(draw, parts))
-        return concatenate(side_by_side(draw, parts, min(torch.get_num_threads(), len(parts))))
+        return concatenate(side_by_side(draw, parts, min(threads, len(parts))) if on_cpu else map(draw, parts))
 
-    def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> Batch:
+    def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None) -> Batch:
         scenes, labels = sample(self.seed, index, self.config, self.device)
         present = np.arange(1 + MAX_OBJECTS) <= scenes.num_objects[:, None]
+        grain = self._grain(index, rows, cols)
+        if grain is not None and size is not None:
+            grain = adaptive_avg_pool2d(grain, size)
         return Batch(
-            image=render(scenes, self.device, rows, cols, grain=self._grain(index, rows, cols)).cpu().numpy(),
+            image=render(scenes, self.device, rows, cols, grain=grain, size=size).cpu().numpy(),
             index=index,
             mask=labels[:, slice(*rows), slice(*cols)],
             visibility=present.astype(np.float32),
@@ -178,8 +193,8 @@ class Clevr:
         """Generator, version, seed and which scenes."""
         low, high = self.config.num_objects
         return (
-            f"clevr generator version {VERSION} seed {self.seed}, {low} to {high} objects of at least "
-            f"{self.config.min_pixels} pixels, grain {self.config.grain}"
+            f"clevr generator version {VERSION}, pictures {PICTURES}, seed {self.seed}, {low} to {high} objects of at "
+            f"least {self.config.min_pixels} pixels, grain {self.config.grain}"
         )
 
 
