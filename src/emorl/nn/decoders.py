@@ -90,6 +90,11 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).view(x.shape[0], -1, x.shape[1])
 
 
+_NO_GRADIENT = 1e-20
+"""Gradients of a pixel below this become 0. A slot has hardly a share in most pixels, and its gradients there, e^-90 of
+others, are denormal numbers, with which the convolutions of a CPU take up to ten times as long."""
+
+
 def masks_and_colours(out: Tensor) -> tuple[Tensor, Tensor]:
     """A decoder's pixels B K 4 ... -> log masks B K 1 ..., normalised over K, and components B K 3 ... in [0, 1].
 
@@ -117,7 +122,8 @@ class _MasksAndColours(torch.autograd.Function):
         shares = log_masks.exp() * grad_masks.sum(dim=1, keepdim=True)
         torch.sub(grad_masks, shares, out=grad[:, :, 3:])
         torch.ops.aten.sigmoid_backward.grad_input(grad_components, components, grad_input=grad[:, :, :3])
-        return grad
+        settled: Tensor = torch.ops.aten.hardshrink.out(grad, _NO_GRADIENT, out=grad)
+        return settled
 
 
 def images_per_chunk(stack: ConvStack, codes_per_image: int, height: int, width: int) -> int:
