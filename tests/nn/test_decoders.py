@@ -184,4 +184,5 @@ def test_gradients_of_masks_have_no_denormal_numbers() -> None:
     assert ((theirs != 0) & (theirs.abs() < tiny)).any()
     assert not ((ours != 0) & (ours.abs() < tiny)).any()
     assert (ours[:, 1, :, 3:] != 0).float().mean() > 0.5
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-19)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours[:, 1], theirs[:, 1], rtol=1e-4, atol=1e-19)
