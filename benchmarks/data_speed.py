@@ -1,7 +1,7 @@
 """Scenes per second of every generator: `python benchmarks/data_speed.py [--device cuda] [--seconds 10]`.
 
-Image, masks and factors are made in batches of --batch scenes; CLEVR at 96 x 96 by the standard crop, so that its
-window is rendered and resized. Positions go up: nothing is made twice. Prints a table; --json writes it.
+Image, masks and factors are made in batches of --batch scenes; CLEVR at 96 x 96 by the standard crop, computed
+at that size. Positions go up: nothing is made twice. Prints a table; --json writes it.
 """
 
 from __future__ import annotations
