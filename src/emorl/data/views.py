@@ -6,7 +6,8 @@ published number used is part of its protocol; see `emorl.data.protocols`.
 Pixel i of a resized row or column of n pixels has its centre at (i + 1/2) * m / n of the m pixels of the window,
 for images and masks alike, so that they stay aligned:
 
-    bicubic, bilinear  Pillow's, antialiased: when shrinking, the filter grows with the pixels it makes
+    bicubic, bilinear  Pillow's, antialiased: when shrinking, the filter grows with the pixels it makes. What a source
+                       can compute at its small size by itself (CLEVR's generator) stands in for bicubic
     bilinear-tf        between the four pixels around that centre, without antialiasing, as TensorFlow 2 resizes; in
                        float32, rounded to the nearest level (halves to the even one), where TensorFlow stays in floats
     nearest            pixel floor((i + 1/2) * m / n), the later one of two at the same distance: all masks, and the
@@ -155,8 +156,9 @@ class HasWindows(Protocol):
     ) -> Batch:
         """As `Source.read`, with these rows and columns (first, behind the last) of images and masks alone.
 
-        Visibility and factors are those of the whole. With a `size`, H W, to which the window will be shrunk, a source
-        may make images at that size, if it can do so well with less work; masks stay those of the window.
+        Visibility and factors are those of the whole. With a `size`, H W, to which the window will be shrunk by
+        bicubic interpolation, a source may make images at that size, if it can do so well with less work; masks stay
+        those of the window.
         """
         ...
 
@@ -206,8 +208,9 @@ class Viewed:
         window = self._window
         if isinstance(self.source, HasWindows):
             rows, cols = (window.top, window.top + window.rows), (window.left, window.left + window.cols)
-            averaged = self.view.interpolation in ("bicubic", "bilinear")
-            return self.source.read_window(indices, rows, cols, self.size if averaged else None)
+            return self.source.read_window(
+                indices, rows, cols, self.size if self.view.interpolation == "bicubic" else None
+            )
         batch = self.source.read(indices)
         mask = None if batch.mask is None else _cut(batch.mask, window)
         return replace(batch, image=_cut(batch.image, window), mask=mask)

@@ -39,6 +39,7 @@ from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_u
 from emorl.nn.autoregressive import AutoregressivePrior, exact_kl, sampled_kl
 from emorl.nn.component_vae import shifted_softplus_std
 from emorl.nn.convs import Conv2d, ConvTranspose2d
+from emorl.nn.decoders import masks_and_colours
 from emorl.nn.grids import coordinates
 from emorl.nn.init import InitialWeights, keras_
 from emorl.nn.unet import NUM_GROUPS, UNet
@@ -218,7 +219,7 @@ class GenesisV2(KLGecoModel):
     def decode_log(self, z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Codes B K D -> the decoder's log masks B K 1 H W and components B K 3 H W in [0, 1]."""
         out = self.decoder(z.flatten(0, 1), *size).unflatten(0, z.shape[:2])  # B K 4 H W
-        return out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+        return masks_and_colours(out)
 
     def _run(self, images: Tensor, num_slots: int, eps: Tensor | None, noise: Noise) -> _Pass:
         """eps: B K D, the noise of the codes; None for the means."""

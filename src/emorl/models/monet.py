@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder
+from emorl.nn.decoders import masks_and_colours
 from emorl.nn.init import InitialWeights, keras_
 from emorl.nn.stick_breaking import break_off
 from emorl.nn.unet import UNet
@@ -126,7 +127,7 @@ class MONet(BaseModel):
     def decode_log(self, z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Codes B K D -> the decoder's log masks B K 1 H W and components B K 3 H W in [0, 1]."""
         out = self.decoder(z.flatten(0, 1), *size).unflatten(0, z.shape[:2])  # B K 4 H W
-        return out[:, :, 3:].log_softmax(dim=1), out[:, :, :3].sigmoid()
+        return masks_and_colours(out)
 
     def _run(self, images: Tensor, num_slots: int, noise: Noise, sample: bool = True) -> _Pass:
         log_masks = self.attend(images, num_slots)

@@ -61,6 +61,7 @@ _NANO = "efficientmorl-nano"
 _TABLE1["nano"] = {
     **_TABLE1["nano"],
     "Tetrominoes: EfficientMORL, bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
+    "Tetrominoes: EfficientMORL at full size": "efficientmorl-tetrominoes-cpu",
     "Multi-dSprites at 48x48: EfficientMORL": "efficientmorl-multi-dsprites-nano",
     "CLEVR6 at 48x48: EfficientMORL": "efficientmorl-clevr6-nano",
 }
@@ -477,6 +478,7 @@ PLAN: dict[str, Item] = {
                 "no warm-up of the KL": f"{_NANO}-no-warmup",
                 "GECO for the warm-up of the KL": f"{_NANO}-geco",
                 "one GRU": f"{_NANO}-single-gru",
+                "full size": "efficientmorl-tetrominoes-cpu",
             },
         },
     ),

@@ -377,7 +377,7 @@ def test_a_scene_looks_the_same_in_any_company(crowd: Scenes, part: np.ndarray) 
     np.testing.assert_array_equal(picture(crowd[np.array([2, 0])], PART), part[[2, 0]])
 
 
-@pytest.mark.parametrize(("size", "mean", "root"), [((48, 48), 0.9, 2.2), ((96, 72), 0.65, 1.9)])
+@pytest.mark.parametrize(("size", "mean", "root"), [((48, 48), 0.9, 2.0), ((80, 84), 0.65, 1.83)])
 def test_small_pictures_look_like_shrunk_ones(crowd: Scenes, size: tuple[int, int], mean: float, root: float) -> None:
     rows, cols = (29, 221), (64, 64 + 192 * size[1] // size[0])
     ours = render(crowd, CPU, rows, cols, size=size).numpy()

@@ -252,7 +252,7 @@ def test_pictures_that_are_shrunk_much_are_made_at_their_size() -> None:
         assert np.square(small.image[1] - shrunk).mean() ** 0.5 < 2.5
         assert small.mask is not None and frame.mask is not None
         np.testing.assert_array_equal(small.mask[1], frame.mask[0])  # by the centres of the frame's pixels
-    for size in ((192, 192), (160, 144), (300, 300)):  # too little would be gained
+    for size in ((192, 192), (160, 144), (10, 200), (300, 300)):  # too little would be gained
         np.testing.assert_array_equal(source.read_window(part, *window, size).image, frame.image)
 
 
@@ -267,8 +267,22 @@ def test_grain_is_small_grey_and_belongs_to_the_pixel() -> None:
     assert abs(np.corrcoef(difference[0].ravel(), difference[1].ravel())[0, 1]) < 0.05
     part = Clevr().read_window(index[::-1], (10, 30), (20, 50)).image
     np.testing.assert_array_equal(part[::-1], with_grain[:, 10:30, 10:40])
-    configs = ClevrConfig(), ClevrConfig(grain=0)
-    small = [Clevr(config=config).read_window(index, *window, (20, 40)).image.astype(int) for config in configs]
-    assert (small[0] - small[1]).std() == pytest.approx((0.35**2 + 2 / 12) ** 0.5, abs=0.08)  # the mean of four
+
+
+def test_grain_of_small_pictures_is_as_small_as_that_of_a_mean_and_as_independent() -> None:
+    index, window = np.array([3, 5]), ((0, 40), (10, 90))
+    for size, pitch in (((40, 80), 1), ((20, 40), 2), ((27, 50), (40 * 80 / 27 / 50) ** 0.5)):
+        grain = Clevr()._grain(index, *window, size)
+        assert grain is not None and grain.shape == (2, *size)
+        assert grain.std().item() == pytest.approx(0.7 / pitch, rel=0.06)
+        for shifted in (grain[:, :, 1:] * grain[:, :, :-1], grain[:, 1:] * grain[:, :-1], grain[0] * grain[1]):
+            assert abs(shifted.mean().item()) < 0.1 * grain.var().item()
+    index = index[:1]
+    sources = (Clevr(config=config) for config in (ClevrConfig(), ClevrConfig(grain=0)))
+    small, smooth = (source.read_window(index, *window, (20, 40)).image.astype(int) for source in sources)
+    assert (small - smooth)[..., 0].std() == pytest.approx((0.35**2 + 2 / 12) ** 0.5, abs=0.06)  # both are rounded
+
+
+def test_grain_of_no_picture() -> None:
     with pytest.raises(InputError, match="grain"):
         Clevr(config=ClevrConfig(grain=-1))

@@ -549,9 +549,7 @@ def render(
     shown = _expose(world, around, grid, None if size is None else srgb)
     for axis in (2, 3):
         before, pixel, after = (shown.narrow(axis, k, shown.shape[axis] - 2) for k in (0, 1, 2))
-        shown = pixel + style.spread / pitch[axis - 2] ** 2 * (
-            before - 2 * pixel + after
-        )  # over the same part of the frame
+        shown = pixel + style.spread * (before - 2 * pixel + after)  # filters that shrink are wider than a square too
     levels = 255 * (srgb(shown) if size is None else shown)
     if grain is not None:
         levels = (levels + grain).clamp(0, 255)
@@ -572,7 +570,9 @@ class _Grid:
         self, world: World, scene: Tensor, i: Tensor, j: Tensor, down: Tensor | float, right: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """Origins and directions (3 M each) of rays through pixels i, j (M each): so far down and right in each."""
-        row = (i + self.corner[0] + down) * self.pitch[0]  # in this order all windows of a frame have the same rays
+        row = (i + self.corner[0] + down) * self.pitch[
+            0
+        ]  # in this order windows of the frame's own pixels have the same rays
         col = (j + self.corner[1] + right) * self.pitch[1]
         return world.primary(scene, col, row)
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import adaptive_avg_pool2d
 
 from emorl.data.base import Size, check_indices, concatenate
 from emorl.data.clevr.labels import MIN_PIXELS, label_maps, num_pixels
@@ -33,7 +33,7 @@ PICTURES = 2
 """Raised whenever the pictures of scenes change: 2 computes those that would be shrunk at their own size."""
 
 _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
-_PIXELS_AT_ONCE = {"cpu": 2 * 192 * 192, "cuda": 64 * 192 * 192}  # on a CPU few, so that their rays stay in the cache
+_PIXELS_AT_ONCE = {"cpu": 2 * 192 * 192, "cuda": 64 * 192 * 192}  # on a CPU few: their rays stay near the cache
 _SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
@@ -126,15 +126,15 @@ class Clevr:
     ) -> Batch:
         """The window of pictures from the first to before the last row and column; only that is computed.
 
-        With a `size`, H W, of at most half as many pixels as the window has, images have that size, computed at it:
-        the window divided into so many pixels, close to the window shrunk. Masks are the window's. Visibility and
-        factors are those of the whole picture.
+        With a `size`, H W, no side longer than the window's and at most half as many pixels, images have that size,
+        computed at it: the window divided into so many pixels, close to the window shrunk. Masks are the window's.
+        Visibility and factors are those of the whole picture.
         """
         index = check_indices(indices, self)
-        window = (rows[1] - rows[0]) * (cols[1] - cols[0])
-        if size is not None and _SHRUNK * size[0] * size[1] > window:
+        window = rows[1] - rows[0], cols[1] - cols[0]
+        if size is not None and (size[0] > window[0] or size[1] > window[1] or _SHRUNK * prod(size) > prod(window)):
             size = None
-        pixels = window if size is None else size[0] * size[1]
+        pixels = prod(size or window)
         num, on_cpu = max(1, len(index)), self.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
         step = min(max(1, _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels), -(-num // threads))
@@ -148,9 +148,7 @@ class Clevr:
     def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None) -> Batch:
         scenes, labels = sample(self.seed, index, self.config, self.device)
         present = np.arange(1 + MAX_OBJECTS) <= scenes.num_objects[:, None]
-        grain = self._grain(index, rows, cols)
-        if grain is not None and size is not None:
-            grain = adaptive_avg_pool2d(grain, size)
+        grain = self._grain(index, rows, cols, size or (rows[1] - rows[0], cols[1] - cols[0]))
         return Batch(
             image=render(scenes, self.device, rows, cols, grain=grain, size=size).cpu().numpy(),
             index=index,
@@ -159,14 +157,24 @@ class Clevr:
             factors=_factors(scenes),
         )
 
-    def _grain(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int]) -> torch.Tensor | None:
-        """N H W: for each pixel the difference of two uniform numbers, scaled."""
+    def _grain(
+        self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size
+    ) -> torch.Tensor | None:
+        """N H W: for each pixel the difference of two uniform numbers, scaled.
+
+        A pixel of a small picture has that of a pixel of the frame within, as much smaller as a mean would be.
+        """
         if not self.config.grain:
             return None
         words = random_bits(self.seed, index, _GRAIN_STREAM, HEIGHT * WIDTH).reshape(-1, HEIGHT, WIDTH)
-        halves = np.ascontiguousarray(words[:, slice(*rows), slice(*cols)]).view(np.uint32)
+        row, col = (
+            first + (2 * np.arange(new) + 1) * (end - first) // (2 * new)
+            for (first, end), new in zip((rows, cols), size, strict=True)
+        )
+        halves = np.ascontiguousarray(words[:, row[:, None], col]).view(np.uint32)
         difference = (halves[..., ::2].astype(np.float32) - halves[..., 1::2].astype(np.float32)) / 2**32
-        return torch.from_numpy(difference * (6**0.5 * self.config.grain)).to(self.device)
+        share = (prod(size) / ((rows[1] - rows[0]) * (cols[1] - cols[0]))) ** 0.5
+        return torch.from_numpy(difference * np.float32(6**0.5 * self.config.grain * share)).to(self.device)
 
     def visibility(self, indices: np.ndarray) -> np.ndarray:
         """N 11 float32: 1 for the background and each object. Nothing is rendered."""
@@ -187,6 +195,7 @@ class Clevr:
             "num_objects": list(self.config.num_objects),
             "seed": self.seed,
             "version": VERSION,
+            "pictures": PICTURES,
         }
 
     def fingerprint(self) -> str:
