@@ -77,7 +77,7 @@ def nano() -> TrainConfig:
 
 
 def tetrominoes_fast() -> TrainConfig:
-    """nano with three refinement steps and the bottom-up prior: the fewest steps to find nearly all Tetrominoes."""
+    """nano with three refinement steps and the bottom-up prior, which learn fastest by the step."""
     config = nano()
     assert isinstance(config.model, EfficientMORLConfig)
     return replace(config, model=replace(config.model, refinement_steps=3, prior="bottom-up"), curriculum=((0, 3),))
