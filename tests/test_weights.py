@@ -28,6 +28,7 @@ def test_shipped_weights_load_and_are_small(name: str) -> None:
 
 
 FOUND = {
+    "efficientmorl/clevr6-nano": 0.86,
     "efficientmorl/multi-dsprites-nano": 0.53,
     "efficientmorl/nano": 0.95,
     "iodine/nano": 0.73,
