@@ -36,7 +36,7 @@ FOUND = {
     "iodine/nano": 0.73,
     "slot-attention/nano": 0.81,
 }
-"""Foreground ARI on the 320 test scenes, or the first 128 of what takes long to make, less what another machine may lose."""
+"""Foreground ARI on the 320 test scenes (of rendered ones the first 128), less what another machine may lose."""
 
 
 def test_these_are_shipped() -> None:
