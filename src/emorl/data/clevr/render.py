@@ -570,9 +570,8 @@ class _Grid:
         self, world: World, scene: Tensor, i: Tensor, j: Tensor, down: Tensor | float, right: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """Origins and directions (3 M each) of rays through pixels i, j (M each): so far down and right in each."""
-        row = (i + self.corner[0] + down) * self.pitch[
-            0
-        ]  # in this order windows of the frame's own pixels have the same rays
+        # in this order windows of the frame's own pixels have the same rays
+        row = (i + self.corner[0] + down) * self.pitch[0]
         col = (j + self.corner[1] + right) * self.pitch[1]
         return world.primary(scene, col, row)
 
