@@ -27,7 +27,7 @@ from emorl.types import Loss
 from tests import tiny
 
 B = 4
-CONFIGS = {"plain": tiny.RUN, "geco": tiny.GECO_RUN}
+CONFIGS = {"plain": tiny.RUN, "geco": tiny.GECO_RUN, "following": tiny.FOLLOWING_RUN}
 
 
 def images(count: int = 9) -> Tensor:
@@ -80,6 +80,10 @@ def test_a_step_is_the_plain_one(name: str) -> None:
             assert values.ema == pytest.approx(float(plain.geco.ema), rel=1e-4)
             assert ours.state.geco is not None
             assert float(ours.state.geco.zeta) == pytest.approx(float(constraint.zeta), rel=1e-6)
+            if constraint.target is not None and constraint.spread is not None:
+                assert ours.state.geco.target is not None and ours.state.geco.spread is not None
+                assert float(ours.state.geco.target) == pytest.approx(float(constraint.target), rel=1e-4)
+                assert float(ours.state.geco.spread) == pytest.approx(float(constraint.spread), rel=1e-4)
     assert ours.state.step == 9
     assert isinstance(ours.model, nn.Module)
 
@@ -214,7 +218,7 @@ def test_a_step_that_is_not_finite_moves_nothing(name: str, what: str, monkeypat
     for state, order, rate in steps(CONFIGS[name], 10):
         before = [p.detach().clone() for p in run.model.parameters()]
         moments = [slot["exp_avg"].clone() for slot in run.optimizer.state.values()]
-        constraint = None if run.state.geco is None else [run.state.geco.zeta.clone(), run.state.geco.ema.clone()]
+        constraint = None if run.state.geco is None else {n: x.clone() for n, x in run.state.geco.tensors().items()}
         run.step(state, order, rate)
         values = run.values()
         skipped = state.step in (6, 7)
@@ -228,8 +232,7 @@ def test_a_step_that_is_not_finite_moves_nothing(name: str, what: str, monkeypat
             assert all(torch.equal(slot["exp_avg"], m) for slot, m in zip(slots, moments, strict=True))
             assert {float(slot["step"]) for slot in slots} == {6.0}
             if constraint is not None and run.state.geco is not None:
-                assert torch.equal(run.state.geco.zeta, constraint[0])
-                assert torch.equal(run.state.geco.ema, constraint[1])
+                assert run.state.geco.tensors() == constraint
     assert run.state.step == 10
     assert all(bool(p.isfinite().all()) for p in run.model.parameters())
 

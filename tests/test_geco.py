@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from emorl.geco import ZETA_MIN, GecoConfig, GecoState, KLGecoConfig, constrained_loss, update, update_kl
+from emorl.geco import (
+    ZETA_MIN,
+    GecoConfig,
+    GecoState,
+    KLGecoConfig,
+    constrained_loss,
+    follow,
+    image_terms,
+    initial,
+    update,
+    update_kl,
+)
 
 CONFIG = GecoConfig(target_per_element=-1.0)
 
@@ -105,6 +117,64 @@ def test_an_update_returns_a_new_state() -> None:
     before = state(0.7, -300.0)
     update(before, scalar(-100.0), CONFIG, 1001)
     assert (float(before.zeta), float(before.ema)) == (0.7, -300.0)
+
+
+# ----------------------------------------------------------------------- a target that follows
+
+
+def followed(quantile: float, draw: Callable[[int], Tensor], steps: int, decay: float = 0.99) -> list[float]:
+    """Targets over the steps, of batches of NLL that do not depend on them."""
+    config = GecoConfig(target_per_element="quantile", quantile=quantile, decay=decay)
+    now, found = initial(scalar(0), config), []
+    for step in range(steps):
+        means = {name: value.mean() for name, value in image_terms(now, draw(step), config, 3).items()}
+        now = follow(now, means, config)
+        assert now.target is not None
+        found.append(float(now.target))
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize(("quantile", "exact"), [(0.1, math.log(10 / 9)), (0.5, math.log(2)), (0.9, math.log(10))])
+def test_a_target_that_follows_comes_to_the_quantile(quantile: float, exact: float, scale: float) -> None:
+    """Of exponential draws, shifted: a skewed law, whose mean 1 is none of these."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(step: int) -> Tensor:
+        return scale * (torch.empty(8, dtype=torch.float64).exponential_(generator=generator) - 5)
+
+    found = followed(quantile, draw, 6000)
+    late = sum(found[3000:]) / 3000
+    assert late / scale + 5 == pytest.approx(exact, abs=0.05 * (1 + exact))
+    assert max(found[3000:]) - min(found[3000:]) < scale
+
+
+def test_a_target_that_follows_falls_with_the_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    level = [-1000 - 2.0 * min(step, 2000) for step in range(4000)]
+    found = followed(0.5, lambda s: level[s] + 30 * torch.randn(8, dtype=torch.float64, generator=generator), 4000)
+    assert found[1999] > level[1999] + 60  # behind while it improves: the constraint is met
+    assert found[3999] == pytest.approx(level[3999], abs=12)
+
+
+def test_a_following_target_moves_by_a_hundredth_of_the_spread() -> None:
+    config = GecoConfig(target_per_element="quantile", quantile=0.25)
+    now = replace(state(), target=scalar(-100.0), spread=scalar(40.0))
+    nll = torch.tensor([-130.0, -100.0, -90.0, -20.0], dtype=torch.float64)
+    terms = image_terms(now, nll, config, 3)
+    assert terms["constraint"].tolist() == [30, 0, -10, -80]
+    assert terms["below"].tolist() == [1, 1, 0, 0] and terms["distance"].tolist() == [30, 0, 10, 80]
+    after = follow(now, {name: value.mean() for name, value in terms.items()}, config)
+    spread = 0.99 * 40 + 0.01 * 30
+    assert after.spread is not None and float(after.spread) == pytest.approx(spread, rel=1e-14)
+    assert after.target is not None and float(after.target) == pytest.approx(-100 - 0.01 * spread * 0.25, rel=1e-14)
+    assert (after.zeta, after.ema) == (now.zeta, now.ema)
+
+
+def test_a_fixed_target_stays_and_needs_no_state() -> None:
+    assert image_terms(None, scalar(-7.0), CONFIG, 4) == {"constraint": scalar(3.0)}
+    assert set(initial(scalar(0), CONFIG).tensors()) == {"zeta", "ema"}
+    assert follow(state(), {}, CONFIG) == state()
 
 
 # ----------------------------------------------------------------------- the GENESIS family's

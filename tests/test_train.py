@@ -82,7 +82,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def run(name: str) -> Path:
         if name not in folders:
-            config = {**CONFIGS, "quiet": QUIET}[name]
+            config = {**CONFIGS, "quiet": QUIET, "following": tiny.FOLLOWING_RUN}[name]
             folders[name] = tmp_path_factory.mktemp("finished") / name
             assert go(folders[name], config) == Outcome(config.steps, "finished")
         return folders[name]
@@ -395,16 +395,28 @@ def test_a_run_killed_fifty_times_at_random_resumes(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------- stopped
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "following"])
 def test_a_run_in_many_pieces_is_the_same_bytes(finished: Finished, name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    config = CONFIGS[name]
+    config = {**CONFIGS, "following": tiny.FOLLOWING_RUN}[name]
     outcomes = [go(folder, config, max_minutes=0)]
     while outcomes[-1].reason != "finished":
         outcomes.append(go(folder, None, max_minutes=0))
     assert outcomes[:-1] == [Outcome(step, "time") for step in range(1, config.steps)]
     assert outcomes[-1].step == config.steps
     assert_same_run(folder, finished(name))
+
+
+def test_a_target_that_follows_is_logged_and_saved(finished: Finished) -> None:
+    found = rows(finished("following"), "training")
+    assert set(found[0]) == KEYS | {"constraint", "below", "distance"}
+    targets = [row["constraint"] + row["nll"] for row in found]
+    assert targets[0] == pytest.approx(0, abs=1e-3) and len(set(targets)) > 10  # it stays where half are below
+    checkpoint = newest_checkpoint(finished("following"))
+    assert checkpoint is not None
+    saved = torch.load(checkpoint / "training.pt", weights_only=True)["state"]["geco"]
+    assert set(saved) == {"zeta", "ema", "target", "spread"}
+    assert float(saved["target"]) != 0
 
 
 def test_a_time_limit_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

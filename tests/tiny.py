@@ -60,6 +60,10 @@ GECO_RUN = replace(
     kl_warmup_steps=0,
 )
 
+FOLLOWING_RUN = replace(
+    GECO_RUN, model=replace(MODEL, geco=GecoConfig(target_per_element="quantile", warmup_steps=4, decay=0.8, rate=1e-5))
+)
+
 
 def build(config: EfficientMORLConfig = MODEL, seed: int = 0) -> EfficientMORL:
     """A model ready for inference, with the weights of a seed, in the layout of loaded ones."""

@@ -136,7 +136,7 @@ class Engine:
         """This process's part of the global batch."""
         constraint = state.geco
         if constraint is not None:
-            constraint = GecoState(constraint.zeta.clone(), constraint.ema.clone())
+            constraint = GecoState(**{name: value.clone() for name, value in constraint.tensors().items()})
         self.state = replace(state, geco=constraint)
         """GECO's tensors are overwritten by every step."""
         self.order = Staged(torch.zeros(share, dtype=torch.int64, device=device))
@@ -249,8 +249,8 @@ class Engine:
             means = {name: part.view(shape) for (name, shape), part in zip(self.terms.items(), parts, strict=False)}
             moved = self.model.next_state(state, means).geco
             assert moved is not None
-            state.geco.zeta.copy_(torch.where(finite, moved.zeta, state.geco.zeta))
-            state.geco.ema.copy_(torch.where(finite, moved.ema, state.geco.ema))
+            for name, value in state.geco.tensors().items():
+                value.copy_(torch.where(finite, getattr(moved, name), value))
 
     def _make_flat(self, tail: int) -> None:
         """One vector of all gradients, which the parameters see as views, and of the log values behind them."""

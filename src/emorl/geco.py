@@ -3,7 +3,9 @@
 The KL is minimised subject to NLL <= target; c = target - NLL, and e is the moving average of its batch mean.
 
 In EfficientMORL (App. F.2 of its paper) the multiplier softplus(zeta) is on the constraint: the loss is
-KL - softplus(zeta) (c + stopgrad(e - c)). Its value uses e, its gradient goes through c.
+KL - softplus(zeta) (c + stopgrad(e - c)). Its value uses e, its gradient goes through c. The target is a number, which
+has to be found for every data set, or, ours, follows a quantile of the NLL of single images: with the median the
+constraint is met where the mean image is drawn as well as the median one.
 
 In the GENESIS family (Engelcke et al. 2020) the multiplier exp(zeta) is on the KL: the loss is NLL + exp(zeta) KL.
 """
@@ -11,8 +13,11 @@ In the GENESIS family (Engelcke et al. 2020) the multiplier exp(zeta) is on the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,8 +29,11 @@ ZETA_MIN = 0.55
 class GecoConfig:
     """The constraint and how fast its multiplier moves."""
 
-    target_per_element: float
-    """Target of the NLL divided by 3HW, nats; negative. The paper's numbers are for whole images."""
+    target_per_element: float | Literal["quantile"]
+    """Target of the NLL divided by 3HW, nats; negative. The paper's numbers are for whole images. Or a running quantile
+    of what training reaches."""
+    quantile: float = 0.5
+    """Share of images whose NLL is below a target that follows their quantile, between 0 and 1."""
     warmup_steps: int = 1000
     """Steps of plain ELBO before the constraint is used."""
     decay: float = 0.99
@@ -61,6 +69,15 @@ class GecoState:
     """The multiplier is softplus(zeta), in the GENESIS family exp(zeta)."""
     ema: Tensor
     """Moving average e of the constraint, nats."""
+    target: Tensor | None = None
+    """Of the NLL of an image, nats, where it follows a quantile."""
+    spread: Tensor | None = None
+    """Moving average of the distance between target and NLL, nats, the unit of the target's steps."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is there, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def phase(step: int, config: GecoConfig) -> int:
@@ -76,6 +93,39 @@ def constrained_loss(state: GecoState, nll: Tensor, num_images: int) -> Tensor:
     return F.softplus(state.zeta) * (nll - (nll + state.ema * num_images).detach())
 
 
+def image_terms(state: GecoState | None, nll: Tensor, config: GecoConfig, num_elements: int) -> dict[str, Tensor]:
+    """What `update` needs to know of every image, with the shape of `nll`: `constraint`, target - NLL.
+
+    Where the target follows a quantile also `below`, 1 where the NLL is not above it, and `distance`, the constraint's
+    absolute value.
+    """
+    if config.target_per_element != "quantile":
+        return {"constraint": config.target_per_element * num_elements - nll}
+    assert state is not None and state.target is not None
+    constraint = state.target - nll
+    return {"constraint": constraint, "below": (constraint >= 0).to(nll), "distance": constraint.abs()}
+
+
+def initial(like: Tensor, config: GecoConfig) -> GecoState:
+    """The state before the first step, with the dtype and device of a scalar."""
+    state = GecoState(zeta=torch.full_like(like, ZETA_MIN), ema=torch.zeros_like(like))
+    if config.target_per_element != "quantile":
+        return state
+    return replace(state, target=torch.zeros_like(like), spread=torch.zeros_like(like))
+
+
+def follow(state: GecoState, means: Mapping[str, Tensor], config: GecoConfig) -> GecoState:
+    """Move a target that follows a quantile, from the first step on, by the batch means of `image_terms`.
+
+    Stochastic approximation: up where less than `quantile` of the images are below, in units of the spread.
+    """
+    if state.target is None or state.spread is None:
+        return state
+    spread = config.decay * state.spread + (1 - config.decay) * means["distance"]
+    target = state.target + (1 - config.decay) * spread * (config.quantile - means["below"])
+    return replace(state, target=target, spread=spread)
+
+
 def update(state: GecoState, constraint: Tensor, config: GecoConfig, step: int) -> GecoState:
     """The state after training step `step` (from 0), given the batch mean of c at its last refinement step.
 
@@ -87,7 +137,7 @@ def update(state: GecoState, constraint: Tensor, config: GecoConfig, step: int) 
         return replace(state, ema=constraint)
     ema = config.decay * state.ema + (1 - config.decay) * constraint
     rate = config.rate * (1 + (config.acceleration - 1) * (ema > 0).to(ema))
-    return GecoState(ema=ema, zeta=(state.zeta - rate * ema).clamp(min=ZETA_MIN))
+    return replace(state, ema=ema, zeta=(state.zeta - rate * ema).clamp(min=ZETA_MIN))
 
 
 def update_kl(state: GecoState, constraint: Tensor, config: KLGecoConfig, step: int, num_pixels: int) -> GecoState:

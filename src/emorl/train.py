@@ -356,14 +356,13 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
 def training_to_tensors(optimizer: torch.optim.Optimizer, engine: Engine) -> dict[str, Any]:
     """What a checkpoint holds beside the weights: tensors and plain values alone."""
     state = engine.state
-    constraint = None if state.geco is None else {"zeta": state.geco.zeta, "ema": state.geco.ema}
     return {
         "optimizer": optimizer.state_dict()["state"],
         "state": {
             "step": state.step,
             "refinement_steps": state.refinement_steps,
             "kl_weight": state.kl_weight,
-            "geco": constraint,
+            "geco": None if state.geco is None else state.geco.tensors(),
         },
         "skipped": [int(count) for count in engine.counts.tolist()],
     }
@@ -372,7 +371,7 @@ def training_to_tensors(optimizer: torch.optim.Optimizer, engine: Engine) -> dic
 def _state_from_tensors(saved: dict[str, Any], device: torch.device) -> TrainState:
     constraint = saved["geco"]
     if constraint is not None:
-        constraint = GecoState(zeta=constraint["zeta"].to(device), ema=constraint["ema"].to(device))
+        constraint = GecoState(**{name: value.to(device) for name, value in constraint.items()})
     return TrainState(**{**saved, "geco": constraint})
 
 

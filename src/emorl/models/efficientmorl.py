@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from emorl import geco
 from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only
 from emorl.errors import InputError
-from emorl.geco import GecoConfig, GecoState
+from emorl.geco import GecoConfig
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
 from emorl.nn.decoders import (
@@ -227,6 +227,8 @@ class EfficientMORL(BaseModel):
             raise InputError(f"{small[0]} is {sizes[small[0]]}: sizes must be at least 1, decoder_waves at least 0")
         if not 0 < config.sigma < math.inf:
             raise InputError(f"sigma must be a positive number, got {config.sigma}")
+        if config.geco and not 0 < config.geco.quantile < 1:
+            raise InputError(f"quantile must be between 0 and 1, got {config.geco.quantile}")
         self.config = config
         dim, patch = config.slot_dim, config.patch
         if config.encoder == "conv":
@@ -491,11 +493,10 @@ class EfficientMORL(BaseModel):
     def initial_state(self) -> TrainState:
         """I as in the config; zeta at its lower bound."""
         config = self.config
-        state = GecoState(torch.full_like(self.geco_zeta, geco.ZETA_MIN), torch.zeros_like(self.geco_zeta))
         return TrainState(
             refinement_steps=config.refinement_steps,
             kl_weight=config.kl_weight,
-            geco=state if config.geco else None,
+            geco=geco.initial(self.geco_zeta, config.geco) if config.geco else None,
         )
 
     def training_pass(
@@ -524,17 +525,12 @@ class EfficientMORL(BaseModel):
             losses.append(state.kl_weight * step.kl.sum() + reconstruction)
         return TrainingPass(stage1, kl_layers, steps, losses)
 
-    def geco_target(self, images: Tensor) -> float:
-        """Target of the NLL of one image, nats."""
-        assert self.config.geco is not None
-        return self.config.geco.target_per_element * images[0].numel()
-
     def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = None) -> Loss:
         """Eq. 8, summed over images.
 
         Terms: nll and kl (B) of the last refinement step, nll_per_step and kl_per_step (B I+1), kl_per_layer (B L),
         and delta_norm_per_step (B I): the L2 norm of the update of a slot's lambda, mean over slots. With GECO also
-        constraint (B): target - NLL.
+        those of `geco.image_terms` (B).
         """
         images = images_to_unit(images, self.initial_mean.dtype)
         run = self.training_pass(images, state, as_noise(noise, len(images)), keep_decodings=False)
@@ -550,7 +546,7 @@ class EfficientMORL(BaseModel):
             "delta_norm_per_step": torch.stack(norms, dim=1) if norms else images.new_zeros(len(images), 0),
         }
         if self.config.geco:
-            terms["constraint"] = self.geco_target(images) - terms["nll"]
+            terms |= geco.image_terms(state.geco, terms["nll"], self.config.geco, images[0].numel())
         return Loss(total, terms)
 
     def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
@@ -558,6 +554,7 @@ class EfficientMORL(BaseModel):
         constraint = state.geco
         if constraint is not None and self.config.geco is not None:
             constraint = geco.update(constraint, means["constraint"], self.config.geco, state.step)
+            constraint = geco.follow(constraint, means, self.config.geco)
         return replace(state, step=state.step + 1, geco=constraint)
 
     def step_form(self, state: TrainState) -> Hashable:

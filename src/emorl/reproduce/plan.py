@@ -477,6 +477,7 @@ PLAN: dict[str, Item] = {
                 "reversed prior": f"{_NANO}-reversed",
                 "no warm-up of the KL": f"{_NANO}-no-warmup",
                 "GECO for the warm-up of the KL": f"{_NANO}-geco",
+                "the same, target by running median": f"{_NANO}-geco-quantile",
                 "one GRU": f"{_NANO}-single-gru",
                 "full size": "efficientmorl-tetrominoes-cpu",
             },
