@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from emorl.data.base import Subset
 from emorl.data.sources import open_source
 from emorl.decompose import decompose
 from emorl.models.base import InferOptions
@@ -64,5 +65,6 @@ train(given.run, config, progress=True)
 
 model, _ = load_weights(find_weights(str(given.run)))
 pictures = open_source(str(folder), size=SIZE)
+pictures = Subset(pictures, 0, min(64, len(pictures)))
 sheets = decompose(model, [pictures], given.run / "sheets", InferOptions(), seed=0)
 print(f"{len(sheets)} sheets, the first one: {sheets[0]}")

@@ -67,7 +67,12 @@ def check(model: Model, images: torch.Tensor, folder: Path, metadata: dict[str, 
         torch.testing.assert_close((masks * colours).sum(dim=0), decoding.reconstruction[0], atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_names() if not name.startswith("iodine/")])
+EXPORTED = [name for name in shipped_names() if not name.startswith("iodine/")]
+SLOW = {"efficientmorl/multi-dsprites-nano", "efficientmorl/clevr6-nano"}
+"""Of the same networks as another."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in EXPORTED])
 def test_shipped_weights_are_those_of_pytorch(name: str, tmp_path: Path) -> None:
     model, about = load_weights(find_weights(name))
     source = feed(about).source

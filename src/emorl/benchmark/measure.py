@@ -301,18 +301,14 @@ STRAIGHT_BYTES = 64 * CHUNK_BYTES["cpu"]
 def _straightened(held: Callable[[int], float]) -> Callable[[int], float]:
     """The same, but on a straight line beyond `STRAIGHT_BYTES`, through two batches of which one is half the other."""
 
-    @cache
-    def known() -> int:
-        count = 2
-        while held(count) < STRAIGHT_BYTES:
-            count *= 2
-        return count
-
     def peak(count: int) -> float:
-        if count <= 2 or count <= known():
+        base = 2
+        while base < count and held(base) < STRAIGHT_BYTES:
+            base *= 2
+        if count <= base:
             return held(count)
-        per_image = (held(known()) - held(known() // 2)) / (known() // 2)
-        return held(known()) + (count - known()) * per_image
+        per_image = (held(base) - held(base // 2)) / (base // 2)
+        return held(base) + (count - base) * per_image
 
     return peak
 
