@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from emorl.errors import InputError
 from emorl.geco import (
     ZETA_MIN,
     GecoConfig,
@@ -122,9 +123,9 @@ def test_an_update_returns_a_new_state() -> None:
 # ----------------------------------------------------------------------- a target that follows
 
 
-def followed(quantile: float, draw: Callable[[int], Tensor], steps: int, decay: float = 0.99) -> list[float]:
+def followed(quantile: float, draw: Callable[[int], Tensor], steps: int) -> list[float]:
     """Targets over the steps, of batches of NLL that do not depend on them."""
-    config = GecoConfig(target_per_element="quantile", quantile=quantile, decay=decay)
+    config = GecoConfig(quantile=quantile)
     now, found = initial(scalar(0), config), []
     for step in range(steps):
         means = {name: value.mean() for name, value in image_terms(now, draw(step), config, 3).items()}
@@ -157,24 +158,44 @@ def test_a_target_that_follows_falls_with_the_loss() -> None:
     assert found[3999] == pytest.approx(level[3999], abs=12)
 
 
-def test_a_following_target_moves_by_a_hundredth_of_the_spread() -> None:
-    config = GecoConfig(target_per_element="quantile", quantile=0.25)
+def test_a_following_target_moves_by_a_part_of_the_spread() -> None:
+    config = GecoConfig(quantile=0.25, decay=0.9)
     now = replace(state(), target=scalar(-100.0), spread=scalar(40.0))
     nll = torch.tensor([-130.0, -100.0, -90.0, -20.0], dtype=torch.float64)
     terms = image_terms(now, nll, config, 3)
     assert terms["constraint"].tolist() == [30, 0, -10, -80]
     assert terms["below"].tolist() == [1, 1, 0, 0] and terms["distance"].tolist() == [30, 0, 10, 80]
     after = follow(now, {name: value.mean() for name, value in terms.items()}, config)
-    spread = 0.99 * 40 + 0.01 * 30
+    spread = 0.9 * 40 + 0.1 * 30
     assert after.spread is not None and float(after.spread) == pytest.approx(spread, rel=1e-14)
-    assert after.target is not None and float(after.target) == pytest.approx(-100 - 0.01 * spread * 0.25, rel=1e-14)
+    assert after.target is not None and float(after.target) == pytest.approx(-100 - 0.1 * spread * 0.25, rel=1e-14)
     assert (after.zeta, after.ema) == (now.zeta, now.ema)
 
 
 def test_a_fixed_target_stays_and_needs_no_state() -> None:
     assert image_terms(None, scalar(-7.0), CONFIG, 4) == {"constraint": scalar(3.0)}
-    assert set(initial(scalar(0), CONFIG).tensors()) == {"zeta", "ema"}
+    assert initial(scalar(0), CONFIG) == state()
     assert follow(state(), {}, CONFIG) == state()
+    begun = initial(scalar(0), GecoConfig(quantile=0.5))
+    assert begun == replace(state(), target=scalar(0), spread=scalar(0)) and begun.zeta.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({}, "either"),
+        ({"target_per_element": -1.0, "quantile": 0.5}, "either"),
+        ({"target_per_element": math.nan}, "finite"),
+        ({"quantile": 0.0}, "between 0 and 1"),
+        ({"quantile": 1.0}, "between 0 and 1"),
+        ({"quantile": math.nan}, "between 0 and 1"),
+        ({"quantile": 0.5, "decay": 1.0}, "decay"),
+        ({"target_per_element": -1.0, "decay": -0.1}, "decay"),
+    ],
+)
+def test_what_cannot_be_is_refused(words: dict[str, float], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        GecoConfig(**words)  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------- the GENESIS family's

@@ -61,7 +61,7 @@ GECO_RUN = replace(
 )
 
 FOLLOWING_RUN = replace(
-    GECO_RUN, model=replace(MODEL, geco=GecoConfig(target_per_element="quantile", warmup_steps=4, decay=0.8, rate=1e-5))
+    GECO_RUN, model=replace(MODEL, geco=GecoConfig(quantile=0.5, warmup_steps=4, decay=0.8, rate=1e-5))
 )
 
 

@@ -4,8 +4,10 @@ The KL is minimised subject to NLL <= target; c = target - NLL, and e is the mov
 
 In EfficientMORL (App. F.2 of its paper) the multiplier softplus(zeta) is on the constraint: the loss is
 KL - softplus(zeta) (c + stopgrad(e - c)). Its value uses e, its gradient goes through c. The target is a number, which
-has to be found for every data set, or, ours, follows a quantile of the NLL of single images: with the median the
-constraint is met where the mean image is drawn as well as the median one.
+has to be found for every data set, or, ours, follows a quantile of the NLL of single images. Such a constraint is met
+while the NLL falls, since the target lags behind. After that c stays at quantile - mean, below 0 for the median of a
+law with a tail of badly drawn images, and zeta grows by rate x (mean - quantile) a step: faster for a lower quantile,
+and not at all for one above the mean, which leaves the plain ELBO.
 
 In the GENESIS family (Engelcke et al. 2020) the multiplier exp(zeta) is on the KL: the loss is NLL + exp(zeta) KL.
 """
@@ -15,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from emorl.errors import InputError
 
 ZETA_MIN = 0.55
 """softplus(0.55) is about 1: the reconstruction never weighs less than in the plain ELBO."""
@@ -29,19 +32,29 @@ ZETA_MIN = 0.55
 class GecoConfig:
     """The constraint and how fast its multiplier moves."""
 
-    target_per_element: float | Literal["quantile"]
-    """Target of the NLL divided by 3HW, nats; negative. The paper's numbers are for whole images. Or a running quantile
-    of what training reaches."""
-    quantile: float = 0.5
-    """Share of images whose NLL is below a target that follows their quantile, between 0 and 1."""
+    target_per_element: float | None = None
+    """Target of the NLL divided by 3HW, nats; negative. The paper's numbers are for whole images. None for one that
+    follows a quantile."""
+    quantile: float | None = None
+    """Share of images, between 0 and 1, whose NLL is at most a target that follows; None for a fixed one."""
     warmup_steps: int = 1000
     """Steps of plain ELBO before the constraint is used."""
     decay: float = 0.99
-    """Of the moving average of the constraint."""
+    """Of the moving averages; 1 - decay is also the step of a target that follows, in units of the spread."""
     rate: float = 1e-6
     """Of the multiplier."""
     acceleration: float = 1.0
     """Multiplies the rate while the constraint is met (5 in the released 128x128 runs)."""
+
+    def __post_init__(self) -> None:
+        if (self.target_per_element is None) == (self.quantile is None):
+            raise InputError("GECO needs either target_per_element or quantile, and the other one None")
+        if self.target_per_element is not None and not math.isfinite(self.target_per_element):
+            raise InputError(f"target_per_element must be a finite number, got {self.target_per_element}")
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise InputError(f"quantile must be between 0 and 1, got {self.quantile}")
+        if not 0 <= self.decay < 1:
+            raise InputError(f"decay must be at least 0 and below 1, got {self.decay}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class GecoState:
     ema: Tensor
     """Moving average e of the constraint, nats."""
     target: Tensor | None = None
-    """Of the NLL of an image, nats, where it follows a quantile."""
+    """Of the NLL of an image, nats, where it follows a quantile; else None."""
     spread: Tensor | None = None
     """Moving average of the distance between target and NLL, nats, the unit of the target's steps."""
 
@@ -94,12 +107,12 @@ def constrained_loss(state: GecoState, nll: Tensor, num_images: int) -> Tensor:
 
 
 def image_terms(state: GecoState | None, nll: Tensor, config: GecoConfig, num_elements: int) -> dict[str, Tensor]:
-    """What `update` needs to know of every image, with the shape of `nll`: `constraint`, target - NLL.
+    """What `update` and `follow` need to know of every image, with the shape of `nll`: `constraint`, target - NLL.
 
-    Where the target follows a quantile also `below`, 1 where the NLL is not above it, and `distance`, the constraint's
-    absolute value.
+    Where the target follows a quantile also `below`, 1 where the NLL is at most the target, and `distance`, the
+    constraint's absolute value.
     """
-    if config.target_per_element != "quantile":
+    if config.target_per_element is not None:
         return {"constraint": config.target_per_element * num_elements - nll}
     assert state is not None and state.target is not None
     constraint = state.target - nll
@@ -109,7 +122,7 @@ def image_terms(state: GecoState | None, nll: Tensor, config: GecoConfig, num_el
 def initial(like: Tensor, config: GecoConfig) -> GecoState:
     """The state before the first step, with the dtype and device of a scalar."""
     state = GecoState(zeta=torch.full_like(like, ZETA_MIN), ema=torch.zeros_like(like))
-    if config.target_per_element != "quantile":
+    if config.target_per_element is not None:
         return state
     return replace(state, target=torch.zeros_like(like), spread=torch.zeros_like(like))
 
@@ -117,9 +130,11 @@ def initial(like: Tensor, config: GecoConfig) -> GecoState:
 def follow(state: GecoState, means: Mapping[str, Tensor], config: GecoConfig) -> GecoState:
     """Move a target that follows a quantile, from the first step on, by the batch means of `image_terms`.
 
-    Stochastic approximation: up where less than `quantile` of the images are below, in units of the spread.
+    Stochastic approximation: up where less than `quantile` of the images are below, in units of the spread, both from 0
+    on. From far above it takes about 1 / (1 - decay) / (1 - quantile) steps to come nearer by e, from far below
+    1 / (1 - decay) / quantile.
     """
-    if state.target is None or state.spread is None:
+    if config.quantile is None or state.target is None or state.spread is None:
         return state
     spread = config.decay * state.spread + (1 - config.decay) * means["distance"]
     target = state.target + (1 - config.decay) * spread * (config.quantile - means["below"])

@@ -344,6 +344,8 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
             for parameter, slot in optimizer.state.items()
             for value in slot.values()
         )
+        known = model.initial_state().geco
+        consistent &= (known and known.tensors().keys()) == (state.geco and state.geco.tensors().keys())
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         if "skipped" not in checkpoint.training:
             raise InputError(f"{folder}: this run was made by an older version, which can continue it") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -116,7 +117,8 @@ def test_what_holds_much_memory_is_not_counted_again_but_read_off_a_straight_lin
         counted.append(count)
         return min(count * 2.5e6, bend) + count * 1.5e6  # a part that is made a few images at a time
 
-    peak = measure._straightened(held)
+    peak = measure._straightened(cache(held))
+    assert peak(7) == held(7) and max(counted) == 7  # no further than is asked
     budget = bend + 6000.5 * 1.5e6
     assert largest_batch(peak, budget) == 6000
     assert max(counted) < 1500 and measure.STRAIGHT_BYTES <= held(max(counted)) < 2 * measure.STRAIGHT_BYTES

@@ -689,9 +689,6 @@ def test_impossible_counts_are_refused() -> None:
     for field in ("num_layers", "num_slots", "refinement_steps"):
         with pytest.raises(InputError, match="at least"):
             EfficientMORL(replace(SMALL, **{field: -1}))  # type: ignore[arg-type]
-    for quantile in (0.0, 1.0, float("nan")):
-        with pytest.raises(InputError, match="quantile must be between 0 and 1"):
-            EfficientMORL(replace(SMALL, geco=GecoConfig("quantile", quantile)))
 
 
 # ----------------------------------------------------------------------- sampling

@@ -299,7 +299,10 @@ STRAIGHT_BYTES = 64 * CHUNK_BYTES["cpu"]
 
 
 def _straightened(held: Callable[[int], float]) -> Callable[[int], float]:
-    """The same, but on a straight line beyond `STRAIGHT_BYTES`, through two batches of which one is half the other."""
+    """The same, but on a straight line beyond `STRAIGHT_BYTES`, through two batches of which one is half the other.
+
+    `held` is asked for the same counts again and again.
+    """
 
     def peak(count: int) -> float:
         base = 2

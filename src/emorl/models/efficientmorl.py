@@ -227,8 +227,6 @@ class EfficientMORL(BaseModel):
             raise InputError(f"{small[0]} is {sizes[small[0]]}: sizes must be at least 1, decoder_waves at least 0")
         if not 0 < config.sigma < math.inf:
             raise InputError(f"sigma must be a positive number, got {config.sigma}")
-        if config.geco and not 0 < config.geco.quantile < 1:
-            raise InputError(f"quantile must be between 0 and 1, got {config.geco.quantile}")
         self.config = config
         dim, patch = config.slot_dim, config.patch
         if config.encoder == "conv":
@@ -550,7 +548,7 @@ class EfficientMORL(BaseModel):
         return Loss(total, terms)
 
     def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
-        """One step further; moves GECO by the batch mean of its constraint."""
+        """One step further; moves GECO by the batch means of its terms."""
         constraint = state.geco
         if constraint is not None and self.config.geco is not None:
             constraint = geco.update(constraint, means["constraint"], self.config.geco, state.step)
