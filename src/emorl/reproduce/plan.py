@@ -164,6 +164,7 @@ PLAN: dict[str, Item] = {
                 "Tetrominoes: EfficientMORL": _NANO,
                 "Tetrominoes: without DualGRU": f"{_NANO}-single-gru",
                 "Tetrominoes: GECO for the KL's warm-up": f"{_NANO}-geco",
+                "Tetrominoes: the same, target by running median": f"{_NANO}-geco-quantile",
                 "Tetrominoes: without GECO": f"{_NANO}-no-warmup",
                 "Tetrominoes: bottom-up prior": f"{_NANO}-bottom-up",
                 "Tetrominoes: reversed prior": f"{_NANO}-reversed",
