@@ -134,8 +134,9 @@ def follow(state: GecoState, means: Mapping[str, Tensor], config: GecoConfig) ->
     on. From far above it takes about 1 / (1 - decay) / (1 - quantile) steps to come nearer by e, from far below
     1 / (1 - decay) / quantile.
     """
-    if config.quantile is None or state.target is None or state.spread is None:
+    if config.quantile is None:
         return state
+    assert state.target is not None and state.spread is not None
     spread = config.decay * state.spread + (1 - config.decay) * means["distance"]
     target = state.target + (1 - config.decay) * spread * (config.quantile - means["below"])
     return replace(state, target=target, spread=spread)
