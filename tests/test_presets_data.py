@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +102,13 @@ def test_evaluation_repeats_protocol_and_subset(clevr: Path, tmp_path: Path) -> 
     row = read_json(out)
     assert row["data"]["num_images"] == 2 and "clevr-centred bicubic" in row["data"]["fingerprint"]
 
-    assert main(["evaluate", str(run), "--data", str(clevr), "--json", str(out)]) == 0
+    by_name = os.path.relpath(clevr)  # the training file all the same: only its test scenes
+    assert main(["evaluate", str(run), "--data", by_name, "--json", str(out)]) == 0
+    row = read_json(out)
+    assert row["data"]["num_images"] == 2 and (row["options"]["split"], row["options"]["subset"]) == ("test", "clevr6")
+
+    other = shutil.copy(clevr, tmp_path / "other.tfrecords")
+    assert main(["evaluate", str(run), "--data", str(other), "--json", str(out)]) == 0
     row = read_json(out)  # another file is read whole, but brought to the model in the same way
     assert row["data"]["num_images"] == 12 and row["options"]["subset"] is None
     assert "bilinear-tf" in row["data"]["fingerprint"]

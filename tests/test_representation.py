@@ -28,7 +28,8 @@ def scenes(count: int = 12) -> Subset:
     return Subset(open_source("tetrominoes", split="test"), 0, count)
 
 
-def test_everything_is_said_in_plain_values() -> None:
+def test_everything_is_said_in_plain_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emorl.representation.MIN_IOU", 0)  # the tiny model has learned nothing
     steps: list[int] = []
     found = describe(tiny.build(), scenes(), budget=SMALL, batch_size=5, progress=steps.append)
     assert json.loads(json.dumps(found)) == found
@@ -42,6 +43,19 @@ def test_everything_is_said_in_plain_values() -> None:
     assert found["dci"]["informativeness"]["accuracy"].keys() == {"shape"}  # a class, though files hold it as a float
     assert {"x", "y", "color_0"} <= found["dci"]["informativeness"]["r2"].keys()
     assert sum(steps) == num_steps(tiny.build(), scenes(), SMALL)
+
+
+def test_objects_that_no_slot_shows_are_counted_and_not_compared() -> None:
+    found = describe(tiny.build(), scenes(), budget=SMALL)
+    assert found["objects"]["matched"] + found["objects"]["without_slot"] == 12 * 3
+    assert found["objects"]["matched"] < 4 and "dci" not in found
+
+
+def test_slots_are_matched_by_masks_of_the_codes_not_of_a_sample() -> None:
+    model = tiny.build()
+    seen = collect(model, scenes(), 6, InferOptions(), 0, 6, lambda images: None)
+    of_means = collect(model, scenes(), 6, InferOptions(sample=False), 0, 6, lambda images: None)
+    assert np.array_equal(seen.code_labels, of_means.labels) and not np.array_equal(seen.labels, of_means.labels)
 
 
 def test_codes_do_not_depend_on_the_batch_size() -> None:

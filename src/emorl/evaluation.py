@@ -180,7 +180,7 @@ DEFINITIONS = {
     "mse": "mean squared error over pixels and channels, values in [0, 1]",
     "nll": "nats per image; that of Gaussians without 0.5 log(2 pi) per element",
     "kl": "nats per image, of the last refinement step (without refinement: all layers)",
-    "kl_stage1": "nats per image, all layers against the hierarchical prior",
+    "kl_stage1": "nats per image, before the first refinement step (EfficientMORL: all layers, against their prior)",
     "kl_per_layer": "the part of each layer of kl_stage1, bottom first",
     "std": "over images",
 }

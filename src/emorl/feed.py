@@ -48,7 +48,7 @@ def feed(
 
     Args:
         about: what the weights' folder says of them.
-        data: a generator's name or a path; None for the data that they were trained on.
+        data: a generator's name or a path; None for the data that they were trained on, which may also be named.
         split: None takes the test split of a generator and of the weights' own data, and all of anything else.
         fit: None takes that of the training images, but of pictures, which have sizes of their own, the largest
             centred window.
@@ -60,7 +60,7 @@ def feed(
     Raises:
         InputError: as `open_source`, and where the window has another size than `score_size`.
     """
-    own = data is None
+    own = data is None or data == about["data"] or _same_file(data, about["data"])
     name = about["data"] if data is None else data
     held_out = name in DATASETS or (own and about.get("data_split") == "train")
     split = split or ("test" if held_out else "all")
@@ -82,3 +82,11 @@ def feed(
             raise InputError(f"{name}: masks are scored against an exact truth, which is {window}, not {score_size}")
     source = opened(image_size(about))
     return Feed(source, split, fit, protocol, subset, own and not held_out, truth)
+
+
+def _same_file(one: str, other: str) -> bool:
+    """Do two paths lead to the same file or folder that is there?"""
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):  # one of them is not there, or no path
+        return False

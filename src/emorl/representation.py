@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ REPEATED = ("pixel_coords", "yaw")
 """Factors that say again what x, y and rotation say. The paper's eight factors of CLEVR (App. E.2) are all others."""
 MIN_PIXELS = 4
 """Fewer pixels do not make a slot one that is in use."""
+MIN_OBJECT = 50 / 192**2
+"""Objects that cover less of the picture are not compared with codes (released code)."""
+MIN_IOU = 0.1
+"""Nor are matches with less overlap (released code)."""
 AT_ONCE = 24
 """Pictures decoded together."""
 FAINT = 0.01
@@ -62,6 +66,8 @@ class Collected:
     """N K D: posterior samples, whose range activeness covers; the means where there is no posterior."""
     labels: np.ndarray
     """N H W: winning slots."""
+    code_labels: np.ndarray
+    """N H W: the same where the codes are decoded in place of samples."""
     true_labels: np.ndarray | None
     visibility: np.ndarray | None
     factors: dict[str, np.ndarray]
@@ -77,24 +83,29 @@ def collect(
     progress: Callable[[int], None],
 ) -> Collected:
     """Look at the first `count` images of a source."""
-    parts = []
+    parts: list[tuple[np.ndarray, ...]] = []
+    batches = []
     for start in range(0, count, batch_size):
         scenes = source.read(np.arange(start, min(count, start + batch_size)))
         found = infer(model, scenes, options, seed)
-        codes = found.steps[-1].posterior.mean if found.steps else found.slots
-        labels = found.masks[:, :, 0].argmax(dim=1)
-        parts.append((codes.cpu().numpy(), found.slots.cpu().numpy(), labels.cpu().numpy(), scenes))
+        means = found.steps[-1].posterior.mean if found.steps else found.slots
+        winners = decoded = found.masks[:, :, 0].argmax(dim=1).cpu().numpy()
+        if found.steps and found.decoder_masks is None:  # masks of attention are not decoded
+            _, decoded = _pictures(model, means, (winners.shape[1], winners.shape[2]))
+        parts.append((means.cpu().numpy(), found.slots.cpu().numpy(), winners, decoded))
+        batches.append(scenes)
         progress(len(scenes))
-    codes, samples, labels, batches = zip(*parts, strict=True)
     first = batches[0]
 
     def joined(values: list[np.ndarray | None]) -> np.ndarray | None:
         return None if values[0] is None else np.concatenate([value for value in values if value is not None])
 
+    codes, samples, labels, code_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Collected(
-        np.concatenate(codes),
-        np.concatenate(samples),
-        np.concatenate(labels),
+        codes,
+        samples,
+        labels,
+        code_labels,
         joined([batch.mask for batch in batches]),
         joined([batch.visibility for batch in batches]),
         {name: np.concatenate([batch.factors[name] for batch in batches]) for name in first.factors},
@@ -141,8 +152,8 @@ def describe(
     """Everything results.json says of codes and slots, as plain values; `progress` is told of images and dimensions.
 
     `slots`: usage by slot, error of the count of objects. `stability`. `activeness`: D numbers, most active first in
-    `order`. Where there are factors of objects: `dci`, `dci_released`, `linear_probe`, `mlp_probe`, with the number of
-    objects that they are of. Raises InputError for a source whose images have different sizes.
+    `order`. Where there are factors of objects: `objects`, how many of them have a slot, and of four or more `dci`,
+    `dci_released`, `linear_probe`, `mlp_probe`. Raises InputError for a source whose images have different sizes.
     """
     size = source.size
     if size is None:
@@ -170,7 +181,9 @@ def describe(
         "num_images": again,
     }
 
-    rendered = rendered_dimensions(model, seen, min(count, budget.activeness_images), seed, size, progress)
+    few = min(count, budget.activeness_images)
+    ranged = replace(seen, samples=seen.samples[:few])
+    rendered = rendered_dimensions(model, ranged, few, seed, size, progress)
     active = activeness(rendered)
     found["activeness"] = {"values": active.tolist(), "order": np.argsort(-active).tolist()}
 
@@ -198,9 +211,21 @@ def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
 
 
 def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
-    """What the codes of matched slots say of the factors of their objects; without `probes` DCI alone."""
+    """What the codes of matched slots say of the factors of their objects; without `probes` DCI alone.
+
+    As the released code, it leaves out objects of few pixels and poor matches, and learns from half of the others,
+    drawn at random.
+    """
     assert seen.true_labels is not None and seen.visibility is not None
-    matched = match_slots(seen.codes, seen.labels, seen.true_labels, seen.visibility)
+    height, width = seen.true_labels.shape[1:]
+    matched = match_slots(
+        seen.codes,
+        seen.code_labels,
+        seen.true_labels,
+        seen.visibility,
+        min_pixels=MIN_OBJECT * height * width,
+        min_iou=MIN_IOU,
+    ).shuffled(seed=0)
     factors = {
         name: values.astype(np.int64) if name in DISCRETE or np.issubdtype(values.dtype, np.integer) else values
         for name, values in matched.factors(seen.factors).items()
@@ -208,11 +233,11 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
     }
     # continuous ones first: the released code's regressor takes discrete ones too, its classifier no others
     factors = dict(sorted(factors.items(), key=lambda item: np.issubdtype(item[1].dtype, np.integer)))
+    found: dict[str, Any] = {"objects": {"matched": len(matched.codes), "without_slot": matched.num_dropped}}
     if len(matched.codes) < 4 or not factors:
-        return {}
+        return found
     ours = dci(matched.codes, factors)
-    found = {
-        "objects": {"matched": len(matched.codes), "without_slot": matched.num_dropped},
+    found |= {
         "dci": {
             "disentanglement": ours.disentanglement,
             "completeness": ours.completeness,

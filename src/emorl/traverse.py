@@ -7,7 +7,7 @@ the data are known, a dimension is named after the factor that it serves most, b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def ranges(
     count = min(len(source), FACTOR_IMAGES)
     seen = collect(model, source, count, InferOptions(), seed, 64, progress)
     few = min(count, ORDER_IMAGES)
-    ordered = Collected(seen.codes[:RANGE_IMAGES], seen.samples[:RANGE_IMAGES], seen.labels, None, None, {})
+    ordered = replace(seen, codes=seen.codes[:RANGE_IMAGES], samples=seen.samples[:RANGE_IMAGES])
     active = activeness(rendered_dimensions(model, ordered, few, seed, size, progress))
     return Ranges(
         value_grid(ordered.samples, num_values),

@@ -46,6 +46,26 @@ def test_matching_by_hand() -> None:
     assert rows["color_2"].tolist() == [5, 11, 14, 23]
 
 
+def test_small_objects_and_poor_matches_have_no_row() -> None:
+    true = np.array([[[1, 1, 1, 1, 2, 3, 3, 3]]])
+    predicted = np.array([[[0, 0, 0, 0, 1, 2, 0, 0]]])  # IoU 4/6, 1, 1/3
+    codes, visibility = np.zeros((1, 3, 2)), np.ones((1, 4))
+    for limits, kept in (({}, [1, 2, 3]), ({"min_pixels": 2}, [1, 3]), ({"min_iou": 0.5}, [1, 2])):
+        matched = match_slots(codes, predicted, true, visibility, **limits)
+        assert matched.entity.tolist() == kept and matched.num_dropped == 3 - len(kept)
+
+
+def test_shuffled_rows_stay_together() -> None:
+    true = np.array([[[1, 2, 3]]] * 20)
+    codes = np.arange(20.0 * 3).reshape(20, 3, 1)  # slot t - 1 of image n has 3 n + t - 1
+    ordered = match_slots(codes, true - 1, true, np.ones((20, 4)))
+    mixed = ordered.shuffled(1)
+    assert sorted(mixed.codes[:, 0]) == list(range(60)) and mixed.codes.tolist() != ordered.codes.tolist()
+    np.testing.assert_array_equal(mixed.codes[:, 0], 3 * mixed.image + mixed.slot)
+    np.testing.assert_array_equal(mixed.slot, mixed.entity - 1)
+    np.testing.assert_array_equal(mixed.codes, ordered.shuffled(1).codes)
+
+
 def test_two_objects_in_one_slot_leave_one_without() -> None:
     true = np.array([[[1, 1, 2]]])
     matched = match_slots(np.zeros((1, 2, 4)), np.zeros_like(true), true, np.ones((1, 3)))

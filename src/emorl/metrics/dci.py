@@ -64,8 +64,8 @@ def dci(
         codes: M D, float. For EfficientMORL the means of the final posterior.
         factors: by name, M each: integers for a discrete factor (a classifier predicts it), floats for a
             continuous one (a regressor). An angle is taken as the number it is.
-        num_train: the first rows, to learn from; the others are for the test. None: half of them, as in the
-            paper, whose halves are random: here they are as the rows stand.
+        num_train: the first rows, to learn from; the others are for the test. None: half of them. The paper's halves
+            are random: `MatchedSlots.shuffled` mixes rows.
         num_trees: boosting rounds per factor; a round is one tree, or one per class if there are more than two.
             Time is about 20 us per tree, row and 64 dimensions.
         seed: breaks ties between equally good splits.
@@ -134,7 +134,6 @@ def dci_released(
     regressor practically never reaches. A constant factor has its part in the entropies.
 
     Arguments are those of `dci`, with at least two factors and two code dimensions; the order of the factors counts.
-    The released split is random, in halves: the caller shuffles the rows.
 
     Raises:
         ValueError: as `dci`; and if a discrete factor comes first and a continuous or constant one after it,

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from emorl.metrics.contingency import contingency
 from emorl.metrics.factors import FactorScores, split
 from emorl.metrics.iou import match
 
 
 @dataclass(frozen=True)
 class MatchedSlots:
-    """One row per object that has a slot, in order of image and object."""
+    """One row per object that has a slot."""
 
     codes: np.ndarray
     """M D: the code of the object's slot."""
@@ -32,7 +33,14 @@ class MatchedSlots:
     slot: np.ndarray
     """M, int64: which slot."""
     num_dropped: int
-    """Real objects that have no row: no pixel of them is seen, or other objects took their slots."""
+    """Real objects that have no row: too little of them is seen, or other objects took their slots."""
+
+    def shuffled(self, seed: int) -> MatchedSlots:
+        """The same rows in a random order, which the seed fixes."""
+        order = np.random.default_rng(seed).permutation(len(self.codes))
+        return MatchedSlots(
+            self.codes[order], self.image[order], self.entity[order], self.slot[order], self.num_dropped
+        )
 
     def factors(self, factors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The true factors of the rows, one number each.
@@ -51,7 +59,13 @@ class MatchedSlots:
 
 
 def match_slots(
-    codes: np.ndarray, predicted_labels: np.ndarray, true_labels: np.ndarray, visibility: np.ndarray
+    codes: np.ndarray,
+    predicted_labels: np.ndarray,
+    true_labels: np.ndarray,
+    visibility: np.ndarray,
+    *,
+    min_pixels: float = 0,
+    min_iou: float = 0,
 ) -> MatchedSlots:
     """Say which slot stands for which object: the matching one to one of the largest sum of IoU (`iou.match`).
 
@@ -62,9 +76,12 @@ def match_slots(
         predicted_labels: N H W, integers below K: the argmax of the masks over slots.
         true_labels: N H W, integers below E, 0 = background.
         visibility: N E, above 0 for the background and each real object.
+        min_pixels: an object with fewer in the true labels has no row,
+        min_iou: nor has one that overlaps less with its slot.
 
     Returns:
-        A row for every real object that has a slot, and the number of those that have none.
+        A row for every other real object that has a slot, in order of image and object, and the number of real objects
+        without a row.
 
     Raises:
         ValueError: if shapes do not fit together, a label names no slot or no entity, or a mask shows an object
@@ -85,7 +102,8 @@ def match_slots(
     if (np.isfinite(iou) & ~real).any():
         raise ValueError("a mask shows an object whose visibility is 0")
 
-    image, entity = np.nonzero(predicted >= 0)
+    sizes = contingency(true_labels, predicted_labels).sum(axis=2)  # N T
+    image, entity = np.nonzero((predicted >= 0) & (iou >= min_iou) & (sizes >= min_pixels))
     slot = predicted[image, entity]
     num_objects = int((visibility[:, 1:] > 0).sum())
     return MatchedSlots(codes[image, slot], image, entity, slot, num_objects - len(image))
