@@ -27,7 +27,7 @@ def test_scores_are_those_of_the_command(tmp_path: Path) -> None:
     told, found = read_json(tmp_path / "r.json"), emorl.evaluate("nano", num_images=5)
     for name in ("foreground_ari", "mse", "nll", "mbo"):
         assert found[name]["mean"] == pytest.approx(told[name]["mean"], rel=1e-6)
-    assert found["data"] == told["data"]
+    assert found["data"] == told["data"] and found["options"] == told["options"]
 
 
 def test_other_data_and_options(tmp_path: Path) -> None:

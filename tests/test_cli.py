@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ WRONG = {
     "train nano --decay sudden": "sudden",
     "train nano --curriculum 0": "--curriculum",
     "train nano --curriculum 1 1": "curriculum",
+    "train nano --seed 100000000000000000000": "seed",
     "train nano --image-size 5": "--image-size",
     "train nano --model.decoder big": "big",
     "train nano --batch-size 70000": "batch_size",
@@ -173,6 +175,7 @@ WRONG = {
     "data show tetrominoes --num 0": "--num",
     "data show tetrominoes --first 99999": "60319",
     "data show {files}/good.npz --out sheet.txt": ".png",
+    "demo --weights missing --out sheet.jpg": ".png",  # said before anything is read
     "data show {files}/good.npz --out {files}/good.png/sheet.png": "cannot write",
     "data info {files}/good.npz --json missing/facts.json": "missing",
     "benchmark --memory --size 0 8": "--size",
@@ -533,6 +536,33 @@ def test_a_sweep_draws_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows = read_json(out)
     assert [row["what"] for row in rows] == ["step", "forward", "encode"] * 4 + ["largest batch"] * 4
     assert {path.name for path in pictures.iterdir()} == {"fig10.png", "fig22.png"}
+
+
+# ----------------------------------------------------------------------- the machine
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+@pytest.mark.parametrize("end", ["> /dev/full", "| true"])
+def test_output_that_nobody_takes_is_one_line_or_none(end: str) -> None:
+    command = f"{sys.executable} -m emorl --help {end}; echo ${{PIPESTATUS[0]}} >&2"
+    lines = subprocess.run(["bash", "-c", command], capture_output=True, text=True).stderr.splitlines()
+    assert lines == (["0"] if end == "| true" else ["emorl: No space left on device", "2"])
+
+
+@pytest.mark.parametrize("failure", [MemoryError, lambda: torch.empty(2**60, dtype=torch.uint8)])
+def test_too_little_memory_is_one_line(
+    failure: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def command(words: Sequence[str]) -> int:
+        raise failure()
+
+    monkeypatch.setitem(COMMANDS, "demo", command)
+    assert main(["demo"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: not enough memory") and err.count("\n") == 1
+    monkeypatch.setitem(COMMANDS, "demo", lambda words: 1 // torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):  # a bug is no lack of memory
+        main(["demo"])
 
 
 # ----------------------------------------------------------------------- reference and released weights

@@ -12,7 +12,7 @@ import pytest
 
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
 from emorl.errors import InputError
-from emorl.presets import PRESETS
+from emorl.presets import PRESETS, preset
 from tests import tiny
 
 Json = dict[str, Any]
@@ -156,11 +156,19 @@ def test_a_missing_field_without_default_is_named(content: Json) -> None:
         ("curriculum", ((0, 3), (0, 1))),
         ("curriculum", ((0, 3), (20, 1), (10, 2))),
         ("curriculum", ((0, -1),)),
+        ("seed", 2**64),
+        ("seed", -(2**63) - 1),
     ],
 )
 def test_values_out_of_range_are_named(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=name):
         replace(CLEVR6(), **{name: value})
+
+
+@pytest.mark.parametrize("name", ["slot-mlp/nano", "monet/nano", "genesis/nano", "genesis-v2/nano"])
+def test_a_model_without_refinement_steps_is_trained_with_none(name: str) -> None:
+    with pytest.raises(InputError, match="no refinement steps"):
+        replace(preset(name), curriculum=((0, 0), (10, 1)))
 
 
 # ----------------------------------------------------------------------- schedules

@@ -22,7 +22,7 @@ from emorl.errors import InputError
 from emorl.experiments import Experiment, look, read_experiment, read_experiments, run_experiment
 from emorl.presets import preset
 from emorl.reproduce.plan import PLAN
-from emorl.results import Known
+from emorl.results import Known, known_results
 from emorl.runs import newest_checkpoint, read_json
 from emorl.train import train
 from tests import tiny
@@ -302,6 +302,12 @@ def test_results_belong_to_a_checkpoint(tmp_path: Path) -> None:
     after = Known(run, "cpu").results()
     assert after["step"] == 16 and after["mse"] != before["mse"]
     assert Known(run, "cpu").kept("anything", lambda: {"value": 2}) == {"value": 2}
+
+    old = Known(run, "cpu")
+    assert old.checkpoint.name == "000016"
+    train(run, None, steps=18, device="cpu", report=lambda line: None)  # goes on while the old one is evaluated
+    late = old.results()
+    assert (late["step"], late["mse"]) == (16, after["mse"]) and known_results(run) == {}
 
     light = tmp_path / "light"  # results kept where the weights are not
     light.mkdir()

@@ -192,11 +192,29 @@ def test_a_fixed_target_stays_and_needs_no_state() -> None:
         ({"quantile": math.nan}, "between 0 and 1"),
         ({"quantile": 0.5, "decay": 1.0}, "decay"),
         ({"target_per_element": -1.0, "decay": -0.1}, "decay"),
+        ({"target_per_element": -1.0, "rate": math.nan}, "rate"),
+        ({"target_per_element": -1.0, "acceleration": -1.0}, "acceleration"),
+        ({"target_per_element": -1.0, "warmup_steps": -1}, "warmup_steps"),
     ],
 )
 def test_what_cannot_be_is_refused(words: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
         GecoConfig(**words)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"target_per_element": math.inf}, "finite"),
+        ({"decay": 5.0}, "decay"),
+        ({"rate": -1.0}, "rate"),
+        ({"acceleration": math.inf}, "acceleration"),
+        ({"zeta_limits": (3.0, -3.0)}, "zeta_limits"),
+    ],
+)
+def test_what_cannot_be_is_refused_of_the_genesis_family_too(words: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        KLGecoConfig(**words)
 
 
 # ----------------------------------------------------------------------- the GENESIS family's

@@ -77,7 +77,7 @@ def test_one_number_of_one_slot_is_set_at_a_time() -> None:
 
 def test_the_same_noise_twice_would_be_stable() -> None:
     """So the repeats must have different noise."""
-    found = describe(tiny.build(), scenes(), budget=SMALL)
+    found = describe(tiny.build(), scenes(), budget=SMALL, seed=-1)
     assert found["stability"]["mean"] < 1
 
 

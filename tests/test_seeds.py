@@ -24,8 +24,8 @@ from emorl.cli import main
 from emorl.config import TrainConfig, to_json
 from emorl.errors import InputError
 from emorl.jobs import Cluster
-from emorl.runs import newest_checkpoint, read_json, write_json
-from emorl.seeds import SeedRow, check_same_config, over_seeds, places, train_seeds, training_minutes
+from emorl.runs import newest_checkpoint, read_json, training_minutes, write_json
+from emorl.seeds import SeedRow, check_same_config, over_seeds, places, train_seeds
 from emorl.train import Outcome, train
 from tests import tiny
 
@@ -94,7 +94,9 @@ def test_seeds_are_the_runs_they_are_alone_and_one_that_fails_takes_none_with_it
         assert summary[name]["num_seeds"] == 2
         assert summary[name]["mean"] == pytest.approx(statistics.fmean(means))
         assert summary[name]["std"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
-    assert "images 60000-60319" in rows[0]["data"]["fingerprint"] and rows[0]["weights"] == f"{stem}-seed1"
+    assert "images 60000-60319" in rows[0]["data"]["fingerprint"] and rows[0]["weights"] == "run-seed1"
+    kept = read_json(tmp_path / "run-seed1" / "results.json")  # so that the same command scores it no second time
+    assert kept["step"] == 14 and kept["mse"] == rows[0]["mse"]
 
     table = [line.split() for line in printed.splitlines()]
     values = [f"{rows[0]['foreground_ari']['mean']:.4f}", f"{rows[0]['mse']['mean']:.3g}"]

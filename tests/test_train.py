@@ -587,6 +587,24 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    for failure, code in ((full, 2), (no_memory, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "save", failure)
+            assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == code
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and err.startswith("emorl: ")
+    assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 0
+    assert_same_run(folder, finished("plain"))
+
+
+def no_memory(*_: object, **__: object) -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

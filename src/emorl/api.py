@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from emorl.data.base import Subset
-from emorl.evaluation import evaluate as evaluate_source
 from emorl.feed import feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision
 from emorl.representation import describe
+from emorl.results import evaluate_feed
 from emorl.runs import find_weights, load_weights
 
 
@@ -59,9 +60,10 @@ def evaluate(
     """
     model, about = load_weights(find_weights(str(weights)), device)
     fed = feed(about, None if data is None else str(data))
-    source = fed.source if num_images is None else Subset(fed.source, 0, min(num_images, len(fed.source)))
+    if num_images is not None:
+        fed = replace(fed, source=Subset(fed.source, 0, min(num_images, len(fed.source))))
     options = InferOptions(num_slots, refinement_steps)
-    found = evaluate_source(model, source, options=options, seed=seed)
+    found = evaluate_feed(model, fed, options=options, seed=seed)
     if codes:
-        found["codes"] = describe(model, source, options=options, seed=seed)
+        found["codes"] = describe(model, fed.source, options=options, seed=seed)
     return {"weights": str(weights), **found}

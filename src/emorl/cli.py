@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -49,17 +50,16 @@ from emorl.data.sources import DATASETS, GROUPS, Fit, make, open_source, write
 from emorl.decompose import decompose as run_decomposition
 from emorl.errors import InputError
 from emorl.evaluation import BATCH_SIZE, score
-from emorl.evaluation import evaluate as run_evaluation
 from emorl.experiments import Scale, SeedState, read_experiment, read_experiments, run_experiment
 from emorl.feed import feed, image_size
-from emorl.figures import contact_sheet, decomposition_sheet, save_figure
+from emorl.figures import check_figure_path, contact_sheet, decomposition_sheet, save_figure
 from emorl.jobs import Cluster
 from emorl.models.base import InferOptions
 from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.precision import Precision, native_bfloat16
 from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
-from emorl.representation import describe
+from emorl.representation import FAINT, describe
 from emorl.representation import num_steps as num_describing_steps
 from emorl.reproduce import reproduce as run_reproduction
 from emorl.reproduce.lab import Lab
@@ -83,25 +83,50 @@ from emorl.web.serve import make_server, serve
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. KeyboardInterrupt goes through, to `emorl.__main__`."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _command(words)
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        said = " ".join(str(error).split())
+    except BrokenPipeError:  # the reader of our output has gone
+        _give_up_output()
+        return 0
+    except OSError as error:
+        said = f"{error.strerror or error}" + ("" if error.filename is None else f": {str(error.filename)[:200]}")
+        _give_up_output()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        said = "not enough memory: take smaller images, a smaller batch, or fewer slots"
+    print(f"emorl: {said}", file=sys.stderr)
+    return 2
+
+
+def _command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else 2
     if words[0] == "--version":
         print(__version__)
         return 0
+    if words[0] not in COMMANDS:
+        raise InputError(f"unknown command {words[0]}; emorl --help lists them")
+    return COMMANDS[words[0]](words[1:])
+
+
+def _give_up_output() -> None:
+    """Where standard output cannot be written, have the process end without another try and its complaint."""
     try:
-        if words[0] not in COMMANDS:
-            raise InputError(f"unknown command {words[0]}; emorl --help lists them")
-        return COMMANDS[words[0]](words[1:])
-    except InputError as error:
-        print("emorl: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        print(f"emorl: {error.strerror or error}: {str(error.filename)[:200]}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Torch's allocator for CPUs has no type of its own for what it says."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _overview() -> str:
@@ -169,24 +194,25 @@ def demo(words: Sequence[str]) -> int:
     """decompose fresh scenes with shipped weights, print scores, write a picture"""
     options: Demo = _parse(Demo, words, "demo")
     _check_json(options.json)
+    check_figure_path(options.out)
     model, about = load_weights(find_weights(options.weights))
-    source = feed(about, split="test").source
-    if not 1 <= options.num_images <= len(source):
-        raise InputError(f"--num-images must be from 1 to {len(source)}")
-    part = Subset(source, 0, options.num_images)
+    fed = feed(about, split="test")
+    if not 1 <= options.num_images <= len(fed.source):
+        raise InputError(f"--num-images must be from 1 to {len(fed.source)}")
+    part = Subset(fed.source, 0, options.num_images)
     with bar("decomposing", len(part)) as advance:
-        row = run_evaluation(model, part, seed=options.seed, progress=advance)
+        row = evaluate_feed(model, replace(fed, source=part), seed=options.seed, progress=advance)
     scenes = part.read(np.arange(min(6, len(part))))
     scores, inference = score(model, scenes, InferOptions(), options.seed)
     labels = [f"ARI {value:.2f}" for value in scores["foreground_ari"]]
     title = f"{about['data']}: scenes never trained on, {options.weights} weights"
+    _print_rows([row], ["foreground_ari", "mse"])
+    _write_json(options.json, {"weights": options.weights, **row})
     save_figure(
         decomposition_sheet(scenes.image, inference, true_masks=scenes.mask, title=title, scores=labels),
         options.out,
     )
-    _print_rows([row], ["foreground_ari", "mse"])
     print(f"picture: {options.out}")
-    _write_json(options.json, {"weights": options.weights, **row})
     return 0
 
 
@@ -308,6 +334,10 @@ def data(words: Sequence[str]) -> int:
             return 0
         raise InputError("say what to do with data: emorl data make, convert, show or info")
     options = _parse(kinds[words[0]], words[1:], f"data {words[0]}")
+    if isinstance(options, DataShow):
+        check_figure_path(options.out)
+    if isinstance(options, DataInfo):
+        _check_json(options.json)
 
     if isinstance(options, DataMake):
         make(
@@ -406,6 +436,8 @@ class TrainExperiment:
     """auto, cpu, cuda, cuda:1, ..."""
     max_minutes: float | None = None
     """Stop then, resumable: of all seeds together."""
+    cuda_graph: bool = True
+    """On a GPU, record the step as a CUDA graph; the results are the same."""
 
 
 def _train_experiment(words: Sequence[str]) -> int:
@@ -416,6 +448,7 @@ def _train_experiment(words: Sequence[str]) -> int:
         num_seeds=given.seeds,
         device=given.device,
         max_minutes=given.max_minutes,
+        cuda_graph=given.cuda_graph,
     )
     _print_states(states)
     if any(state.state == "unfinished" for state in states):
@@ -452,7 +485,13 @@ def _train_seeds(given: Train, config: TrainConfig, folder: Path, words: Sequenc
         minutes = Cluster.minutes if given.cluster_minutes is None else given.cluster_minutes
         cluster = Cluster(given.cluster, jobs, minutes, given.cluster_partition)
     rows = train_seeds(
-        folder, config, given.seeds or 0, device=given.device, max_minutes=given.max_minutes, cluster=cluster
+        folder,
+        config,
+        given.seeds or 0,
+        device=given.device,
+        max_minutes=given.max_minutes,
+        cluster=cluster,
+        cuda_graph=given.cuda_graph,
     )
     summary = over_seeds(rows)
     _print_seeds(rows, summary, config.steps)
@@ -488,7 +527,9 @@ def _print_seeds(rows: list[SeedRow], summary: dict[str, dict[str, Any]], steps:
         table.add_row(first, taken, Text(state), *(" ± ".join(values) or "-" for values in told))
 
     for row in rows:
-        means = {name: (row.result or {}).get(name, {}).get("mean") for name in columns} | {"minutes": row.minutes}
+        scores = row.result or {}
+        means = {name: scores.get(name, {}).get("mean") for name in ("foreground_ari", "mse")}
+        means["minutes"] = row.minutes
         told = {"failed": f"failed: {row.reason}", "time": "out of time", "left": f"{row.reason} goes on"}
         taken = f"{row.step}" if row.step == steps else f"{row.step} of {steps}"
         add(str(row.seed), taken, told.get(row.state, row.state), [[value] for value in means.values()])
@@ -599,7 +640,8 @@ def evaluate(words: Sequence[str]) -> int:
     _check_json(options.json)
     if options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
-    model, about = load_weights(find_weights(options.weights), pick_device(options.device), options.precision)
+    weights = find_weights(options.weights)
+    model, about = load_weights(weights, pick_device(options.device), options.precision)
     fed = feed(
         about,
         options.data,
@@ -645,7 +687,7 @@ def evaluate(words: Sequence[str]) -> int:
         _print_codes(rows[0]["codes"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
     if is_run(Path(options.weights)) and options == replace(Evaluate(options.weights), **_harmless(options)):
-        keep_results(Path(options.weights), rows[0])
+        keep_results(Path(options.weights), weights, rows[0])
         print(f"kept: {Path(options.weights) / 'results.json'}")
     return 0
 
@@ -670,7 +712,7 @@ def _print_codes(codes: dict[str, Any]) -> None:
         return "-" if value is None else f"{value:{spec}}"
 
     table.add_row("stability", told(codes["stability"]["mean"], ".3f"))
-    table.add_row("active dimensions", f"{int((active > 0.01 * active.max()).sum())} of {len(active)}")
+    table.add_row("active dimensions", f"{int((active >= FAINT * active.max()).sum())} of {len(active)}")
     for name in ("dci", "dci_released") if "dci" in codes else ():
         values = [
             f"{part[:1].upper()} {told(codes[name][part], '.3f')}" for part in ("disentanglement", "completeness")
@@ -696,7 +738,7 @@ class Decompose:
     num_images: int | None = None
     """Of each source, the first ones only; 8 by default for a generator, else all."""
     split: Split | None = None
-    """Of each source: test by default for a generator, else all."""
+    """Of each source: test by default for a generator and the file that the weights were trained on, else all."""
     protocol: ProtocolName | None = None
     """Whose split, crop and resizing; that of the weights by default."""
     subset: str | None = None
@@ -768,6 +810,7 @@ def sample(words: Sequence[str]) -> int:
     size = options.size or image_size(about)
     if size is None:
         raise InputError("these weights name no image size: give --size")
+    check_figure_path(options.out)
     scenes = draw_scenes(model, options.num, size, num_slots=options.num_slots, seed=options.seed)
     save_figure(contact_sheet(scenes, num=len(scenes), title=f"{options.weights}: from the prior"), options.out)
     print(f"picture: {options.out}")

@@ -107,6 +107,10 @@ class TrainConfig:
         growing = starts[:1] == [0] and starts == sorted(set(starts))
         if not growing or min(count for _, count in self.curriculum) < 0:
             raise InputError("curriculum must be (step, I) pairs with growing steps, the first at step 0, no I below 0")
+        if max(count for _, count in self.curriculum) > 0 and "refinement_steps" not in asdict(self.model):
+            raise InputError(f"{model_name(self.model)} has no refinement steps: its curriculum is 0 0")
+        if not -(2**63) <= self.seed < 2**64:
+            raise InputError(f"seed must be an integer of 64 bits, got {self.seed}")
 
     def refinement_steps(self, step: int) -> int:
         """I in force at a step."""

@@ -32,8 +32,8 @@ from emorl.errors import InputError
 from emorl.files import held
 from emorl.presets import preset
 from emorl.results import Known, hardware, known_results
-from emorl.runs import newest_checkpoint, read_json, write_json
-from emorl.seeds import check_same_config, training_minutes
+from emorl.runs import newest_checkpoint, read_json, training_minutes, write_json
+from emorl.seeds import check_same_config
 from emorl.train import pick_device, train
 from emorl.version import __version__
 
@@ -210,6 +210,7 @@ def run_experiment(
     num_seeds: int | None = None,
     device: str = "auto",
     max_minutes: float | None = None,
+    cuda_graph: bool = True,
     report: Callable[[str], None] = print,
 ) -> tuple[list[SeedState], bool]:
     """Train the seeds of an experiment one after the other, going on with what is there, and score the finished ones.
@@ -232,7 +233,7 @@ def run_experiment(
         check_same_config((experiment.folder(runs, seed), experiment.config(seed)))
     busy = f"another process is training {experiment.path} in {runs}"
     with held(runs, f".{experiment.name}.lock", busy):
-        return _run_seeds(experiment, runs, num_seeds, device, max_minutes, report)
+        return _run_seeds(experiment, runs, num_seeds, device, max_minutes, cuda_graph, report)
 
 
 def _run_seeds(
@@ -241,6 +242,7 @@ def _run_seeds(
     num_seeds: int | None,
     device: str,
     max_minutes: float | None,
+    cuda_graph: bool,
     report: Callable[[str], None],
 ) -> tuple[list[SeedState], bool]:
     """What `run_experiment` does once nothing stands in its way."""
@@ -259,7 +261,7 @@ def _run_seeds(
         write_state(experiment, list(states.values()), runs)
         failure = ""
         try:
-            interrupted = not _train_and_score(experiment, seed, runs, device, left, report)
+            interrupted = not _train_and_score(experiment, seed, runs, device, left, cuda_graph, report)
         except KeyboardInterrupt:
             interrupted = True
         except InputError as error:
@@ -278,12 +280,13 @@ def _train_and_score(
     runs: Path,
     device: str,
     max_minutes: float | None,
+    cuda_graph: bool,
     report: Callable[[str], None],
 ) -> bool:
     """Bring one seed as far as the time goes; False if it was interrupted."""
     folder = experiment.folder(runs, seed)
     config = None if (folder / "config.json").exists() else experiment.config(seed)
-    outcome = train(folder, config, device=device, max_minutes=max_minutes, report=report)
+    outcome = train(folder, config, device=device, max_minutes=max_minutes, cuda_graph=cuda_graph, report=report)
     if outcome.reason == "finished":
         with bar(f"evaluating {folder.name}", None) as advance:
             Known(folder, device, advance).results()

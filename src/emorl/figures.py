@@ -324,6 +324,12 @@ def save_animation(frames: np.ndarray, path: str | Path, milliseconds: int = 120
     )
 
 
+def check_figure_path(path: Path) -> None:
+    """Raises InputError if the ending is neither .png nor .pdf."""
+    if path.suffix.lower() not in (".png", ".pdf"):
+        raise InputError(f"cannot write the figure {path.name}: end its name in .png or .pdf")
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all; folders on the way are made.
 
@@ -335,9 +341,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         InputError: if the ending is another one.
     """
     path = Path(path)
+    check_figure_path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "pdf"):
-        raise InputError(f"cannot write the figure {path.name}: end its name in .png or .pdf")
     # Without a date the same figure is the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
     _write(path, lambda file: figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata))

@@ -53,8 +53,9 @@ class GecoConfig:
             raise InputError(f"target_per_element must be a finite number, got {self.target_per_element}")
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise InputError(f"quantile must be between 0 and 1, got {self.quantile}")
-        if not 0 <= self.decay < 1:
-            raise InputError(f"decay must be at least 0 and below 1, got {self.decay}")
+        if self.warmup_steps < 0:
+            raise InputError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        _check_rates(self)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class KLGecoConfig:
     """Multiplies the rate while the constraint is met."""
     zeta_limits: tuple[float, float] = (math.log(1e-5), math.log(1e3))
     """exp(zeta) stays in [1e-5, 1e3], as in object-centric-library; the released code lets it go to 1e-10 and 1e10."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.target_per_element):
+            raise InputError(f"target_per_element must be a finite number, got {self.target_per_element}")
+        low, high = self.zeta_limits
+        if not low <= high:
+            raise InputError(f"zeta_limits must be a lower and an upper bound, got {self.zeta_limits}")
+        _check_rates(self)
+
+
+def _check_rates(config: GecoConfig | KLGecoConfig) -> None:
+    if not 0 <= config.decay < 1:
+        raise InputError(f"decay must be at least 0 and below 1, got {config.decay}")
+    for name in ("rate", "acceleration"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"{name} must be a number of at least 0, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True)

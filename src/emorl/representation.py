@@ -123,7 +123,7 @@ def rendered_dimensions(
     device = next(model.parameters()).device
     grid = value_grid(seen.samples)  # D S
     codes = torch.from_numpy(seen.codes[:count])
-    slot = torch.from_numpy(np.random.default_rng(seed).integers(codes.shape[1], size=len(codes)))
+    slot = torch.from_numpy(np.random.default_rng(seed % 2**64).integers(codes.shape[1], size=len(codes)))
     num_values = grid.shape[1]
     rows = torch.arange(len(codes)).repeat_interleave(num_values)  # N S
     for d in range(codes.shape[2]):
@@ -288,7 +288,7 @@ def locality(
     codes = infer(model, scenes, InferOptions(sample=False), seed).slots  # N K D
     grid = value_grid(codes.cpu().numpy(), num_values)  # D S
     before, winner = _pictures(model, codes, size)  # N H W 3, N H W
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)
     slot = np.array([int(rng.choice(np.unique(picture))) for picture in winner])  # N
     own = winner == slot[:, None, None]
     shares, changes = [], []

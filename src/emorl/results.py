@@ -20,8 +20,7 @@ from emorl.feed import Feed, feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision
 from emorl.representation import describe
-from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json, write_json
-from emorl.seeds import training_minutes
+from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json, training_minutes, write_json
 from emorl.train import pick_device
 from emorl.version import __version__
 
@@ -52,9 +51,16 @@ def is_run(folder: Path) -> bool:
     return (folder / "checkpoint").is_dir()
 
 
-def keep_results(run: Path, row: dict[str, Any]) -> None:
-    """Write results.json, beside what it already says of the same weights."""
-    write_json(run / "results.json", _current(run, "results.json") | row | _origin(run))
+def keep_results(run: Path, checkpoint: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Write results.json, beside what it already says of the same checkpoint; returns what it says then.
+
+    Nothing is written if the run has a newer checkpoint by now.
+    """
+    newest = checkpoint == newest_checkpoint(run)
+    content = (_current(run, "results.json") if newest else {}) | row | _origin(run, checkpoint)
+    if newest:
+        write_json(run / "results.json", content)
+    return content
 
 
 def known_results(run: Path) -> dict[str, Any]:
@@ -71,10 +77,7 @@ def hardware(run: Path) -> str:
         raise InputError(f"{run / 'versions.json'}: does not say what the run was trained on") from None
 
 
-def _origin(run: Path) -> dict[str, Any]:
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        raise InputError(f"{run}: this run has no checkpoint, so nothing more can be measured of it")
+def _origin(run: Path, checkpoint: Path) -> dict[str, Any]:
     return {
         "step": int(checkpoint.name),
         "minutes": training_minutes(run),
@@ -128,9 +131,14 @@ class Known:
         self.folder, self.device, self.advance = folder, device, advance
 
     @cached_property
+    def checkpoint(self) -> Path:
+        """The newest when it was first asked for; raises InputError where the folder has none."""
+        return find_weights(str(self.folder))
+
+    @cached_property
     def weights(self) -> tuple[Model, dict[str, Any]]:
-        """The model and what is said of it; raises InputError where the folder has no checkpoint."""
-        return load_weights(find_weights(str(self.folder)), pick_device(self.device))
+        """The model of that checkpoint and what is said of it."""
+        return load_weights(self.checkpoint, pick_device(self.device))
 
     def feed(self, data: str | None = None, subset: str | None = None) -> Feed:
         """Test images of the run's own data, or of other data brought to their size."""
@@ -141,10 +149,11 @@ class Known:
         found = known_results(self.folder)
         if "foreground_ari" not in found and "mse" not in found:
             row = evaluate_feed(self.weights[0], self.feed(), progress=self.advance)
-            keep_results(self.folder, {"weights": self.folder.name, **row})
+            found = keep_results(self.folder, self.checkpoint, {"weights": self.folder.name, **row})
         if codes and "codes" not in found:
-            keep_results(self.folder, {"codes": describe(self.weights[0], self.feed().source, progress=self.advance)})
-        return known_results(self.folder)
+            told = {"codes": describe(self.weights[0], self.feed().source, progress=self.advance)}
+            found = keep_results(self.folder, self.checkpoint, found | told)
+        return found
 
     def evaluation(self, options: InferOptions, data: str | None = None, subset: str | None = None) -> dict[str, Any]:
         """The scores with another I or K, on other data."""
@@ -160,6 +169,6 @@ class Known:
         rows: dict[str, dict[str, Any]] = _current(self.folder, "evaluations.json").get("rows", {})
         if name not in rows:
             rows[name] = compute()
-            origin = _origin(self.folder) | {"version": __version__}
+            origin = _origin(self.folder, self.checkpoint) | {"version": __version__}
             write_json(self.folder / "evaluations.json", origin | {"rows": rows})
         return rows[name]

@@ -21,7 +21,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,13 +205,12 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
             config = from_json(read_json(folder / "config.json"), str(folder / "config.json"))
         try:
             yield config
-        except InputError:
-            if (
-                fresh and newest_checkpoint(folder) is None
-            ):  # no step was taken: the mended command finds the folder free
+        except BaseException:
+            if fresh and newest_checkpoint(folder) is None:  # nothing is lost, and the mended command finds it free
                 for name in ("config.json", "versions.json", "metrics.jsonl", "timing.jsonl"):
                     (folder / name).unlink(missing_ok=True)
-                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+                for name in ("checkpoint", "tensorboard"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
             raise
 
 
@@ -317,3 +316,23 @@ def cut_log(path: Path, step: int) -> None:
         kept.append(line)
     with write_whole(path, overwrite=True) as file:
         file.writelines(kept)
+
+
+def training_minutes(folder: Path) -> float:
+    """Minutes of training, from timing.jsonl: every line speaks for the steps since the one before."""
+    seconds, before = 0.0, 0
+    for row in log_rows(folder / "timing.jsonl"):
+        seconds += row["seconds_per_step"] * (row["step"] - before)
+        before = row["step"]
+    return seconds / 60
+
+
+def log_rows(path: Path, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a log, or those within its last bytes; without torn ones."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(0 if last_bytes is None else max(0, path.stat().st_size - last_bytes))
+        for line in file.read().splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "step" in row:
+                    yield row

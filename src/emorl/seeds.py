@@ -7,7 +7,6 @@ seed is, so the same call again goes on where the last one was stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import statistics
@@ -15,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +27,9 @@ from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
 from emorl.distributed import world_size
 from emorl.errors import InputError
-from emorl.evaluation import evaluate
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
-from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json
+from emorl.results import Known
+from emorl.runs import log_rows, newest_checkpoint, read_json, training_minutes
 from emorl.train import open_data, pick_device, train
 
 State = Literal["finished", "time", "interrupted", "failed", "left"]
@@ -54,7 +53,7 @@ class SeedRow:
     warnings: tuple[str, ...] = ()
     """What training warned of, in this call."""
     result: dict[str, Any] | None = None
-    """Of a finished seed: what `evaluate` gives for its test scenes, and `weights`."""
+    """Of a finished seed: what its results.json says."""
 
 
 Run = tuple[Path, TrainConfig]
@@ -69,6 +68,7 @@ def train_seeds(
     device: str = "auto",
     max_minutes: float | None = None,
     cluster: Cluster | None = None,
+    cuda_graph: bool = True,
     report: Callable[[str], None] = print,
 ) -> list[SeedRow]:
     """Train the seeds `config.seed`, `config.seed` + 1, ... in the run folders `folder`-seedN, and score them.
@@ -100,7 +100,7 @@ def train_seeds(
         free, threads = places(device, num_seeds)
         report(f"{num_seeds} seeds, {len(free)} at a time on {', '.join(dict.fromkeys(free))}, {threads} threads each")
     else:
-        jobs = _submit(runs, device, max_minutes, cluster)
+        jobs = _submit(runs, device, max_minutes, cluster, cuda_graph)
         running = {run[1].seed: (run, job, "") for run, job in zip(runs, jobs, strict=True)}
         report(f"{num_seeds} jobs, with their logs in {cluster.folder}")
 
@@ -111,7 +111,7 @@ def train_seeds(
             while waiting or running:
                 while waiting and free and not stop.is_set():
                     run, place = waiting.popleft(), free.pop(0)
-                    call = Process(run_seed, (run, place, max_minutes, threads), threads)
+                    call = Process(run_seed, (run, place, max_minutes, threads, cuda_graph), threads)
                     running[run[1].seed] = run, call, place
                 if stop.is_set() and not told:
                     told = True
@@ -138,7 +138,7 @@ def train_seeds(
     return [rows[seed] for seed in seeds]
 
 
-def run_seed(run: Run, device: str, max_minutes: float | None, threads: int | None) -> SeedRow:
+def run_seed(run: Run, device: str, max_minutes: float | None, threads: int | None, cuda_graph: bool = True) -> SeedRow:
     """Start a run or go on with it, and score it when it is finished. Sets up the process, which must be its own.
 
     Raises nothing: the row says how it ended.
@@ -159,12 +159,18 @@ def run_seed(run: Run, device: str, max_minutes: float | None, threads: int | No
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
         given = None if (folder / "config.json").exists() else config
-        outcome = train(folder, given, device=device, max_minutes=max_minutes, report=said.append, progress=False)
+        outcome = train(
+            folder,
+            given,
+            device=device,
+            max_minutes=max_minutes,
+            report=said.append,
+            progress=False,
+            cuda_graph=cuda_graph,
+        )
         if outcome.reason != "finished":
             return ended(outcome.reason)
-        model, _ = load_weights(find_weights(str(folder)), pick_device(device))
-        scores = evaluate(model, scoring_source(config))
-        return ended("finished", result={"weights": str(folder), **scores})
+        return ended("finished", result=Known(folder, device).results())
     except KeyboardInterrupt:
         return ended("interrupted")
     except Exception as error:
@@ -175,14 +181,14 @@ def run_seed(run: Run, device: str, max_minutes: float | None, threads: int | No
         return ended("failed", kind + " ".join(str(error).split())[:300])
 
 
-def _submit(runs: list[Run], device: str, max_minutes: float | None, cluster: Cluster) -> list[Job]:
+def _submit(runs: list[Run], device: str, max_minutes: float | None, cluster: Cluster, cuda_graph: bool) -> list[Job]:
     """A job for every seed. A local one shares this machine with all others, one of slurm asks for a GPU."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"a job has one GPU or none: give --device auto, cpu or cuda, not {device}")
     local = cluster.kind == "local"
     threads = max(1, _num_cores() // len(runs)) if local else None
     gpu = device != "cpu" and (not local or torch.cuda.is_available())
-    return submit(cluster, run_seed, [(run, device, max_minutes, threads) for run in runs], gpu)
+    return submit(cluster, run_seed, [(run, device, max_minutes, threads, cuda_graph) for run in runs], gpu)
 
 
 def scoring_source(config: TrainConfig) -> Source:
@@ -240,26 +246,6 @@ def make_row(run: Run, state: State, reason: str = "") -> SeedRow:
     return SeedRow(config.seed, folder, state, reason, step, training_minutes(folder))
 
 
-def training_minutes(folder: Path) -> float:
-    """Minutes of training, from timing.jsonl: every line speaks for the steps since the one before."""
-    seconds, before = 0.0, 0
-    for row in _lines(folder / "timing.jsonl"):
-        seconds += row["seconds_per_step"] * (row["step"] - before)
-        before = row["step"]
-    return seconds / 60
-
-
-def _lines(path: Path, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a log, or those within its last bytes; without torn ones."""
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(0 if last_bytes is None else max(0, path.stat().st_size - last_bytes))
-        for line in file.read().splitlines():
-            with suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and "step" in row:
-                    yield row
-
-
 @contextmanager
 def _bars(runs: list[Run]) -> Iterator[Callable[[], None]]:
     """A bar for every seed on standard error, if it is a terminal; they move by what is in the folders."""
@@ -270,7 +256,7 @@ def _bars(runs: list[Run]) -> Iterator[Callable[[], None]]:
 
         def show() -> None:
             for task, folder in tasks if console.is_terminal else ():
-                for row in _lines(folder / "metrics.jsonl", last_bytes=1 << 14):
+                for row in log_rows(folder / "metrics.jsonl", last_bytes=1 << 14):
                     progress.update(task, completed=row["step"] + ("validation" not in row))
 
         yield show

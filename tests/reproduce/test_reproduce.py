@@ -25,8 +25,7 @@ from emorl.representation import Budget, describe
 from emorl.reproduce import curves
 from emorl.reproduce.lab import Lab
 from emorl.reproduce.plan import PLAN
-from emorl.runs import read_json
-from emorl.seeds import training_minutes
+from emorl.runs import read_json, training_minutes
 from emorl.train import train
 from tests.benchmark.test_pictures import rows
 from tests.tiny import write_experiment

@@ -213,8 +213,8 @@ PLAN: dict[str, Item] = {
         "Fig. 3: refinement in training",
         "Loss over training with I refinement steps, mean over seeds and its 95 % confidence interval. The paper "
         "finds that without refinement training stays in poor minima, and that one step nearly suffices. The training "
-        "loss sums more terms where I is larger, so what is compared is the negative ELBO of the last step (right): the "
-        "NLL and, as published, the KL of the last posterior alone, without refinement that of all layers.",
+        "loss sums more terms where I is larger, so what is compared is the negative ELBO of the last step (right): "
+        "the NLL and, as published, the KL of the last posterior alone, without refinement that of all layers.",
         partial(
             curves.training,
             quantities=[
