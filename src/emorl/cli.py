@@ -248,7 +248,7 @@ class Part:
     seed: int | None = None
     """Of a generator; 0 by default."""
 
-    def of(self, name: str) -> Source:
+    def of(self, name: str, merge_background: bool = True) -> Source:
         """The part of a source."""
         return open_source(
             name,
@@ -258,6 +258,7 @@ class Part:
             size=self.image_size,
             fit=self.fit,
             seed=self.seed,
+            merge_background=merge_background,
         )
 
 
@@ -350,7 +351,7 @@ def data(words: Sequence[str]) -> int:
         )
         print(f"wrote {options.out}")
         return 0
-    source = options.part.of(options.source)
+    source = options.part.of(options.source, merge_background=not isinstance(options, DataConvert))
     if isinstance(options, DataConvert):
         group = options.group or GROUPS[options.part.split]
         write(source, options.out, start=options.start, stop=options.stop, group=group, overwrite=options.overwrite)

@@ -21,12 +21,14 @@ import h5py
 import numpy as np
 import pytest
 
+from emorl.cli import main
 from emorl.data import convert as module
 from emorl.data.base import Source, Subset, concatenate, iterate
 from emorl.data.convert import convert
 from emorl.data.hdf5 import Hdf5
 from emorl.data.npz import Npz
 from emorl.data.pictures import Pictures
+from emorl.data.sources import open_source
 from emorl.data.tetrominoes import Tetrominoes
 from emorl.data.tfrecord import VARIANTS, TFRecords, Variant, parse_example, read_records, write_tfrecord
 from emorl.errors import InputError
@@ -124,6 +126,16 @@ def test_a_merged_room(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no published \.tfrecords layout"):
         convert(TFRecords(tmp_path / "a.tfrecords"), tmp_path / "c.tfrecords")
     assert not list(tmp_path.glob("c.*"))
+
+
+def test_the_command_keeps_every_background_entity_of_a_room(tmp_path: Path) -> None:
+    scenes = some_scenes(ROOM, 6)
+    a, b, c = (tmp_path / name for name in ("a.tfrecords", "b.h5", "c.tfrecords"))
+    write_tfrecord(a, [scenes], num_background=4)
+    assert main(["data", "convert", str(a), str(b)]) == main(["data", "convert", str(b), str(c)]) == 0
+    assert list(read_records(c)) == list(read_records(a))
+    for merge in (True, False):  # four of seven entities are background either way
+        assert len(open_source(b, subset="3-3", merge_background=merge)) == 6
 
 
 def test_parts_of_a_room_know_its_background(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -338,6 +339,9 @@ def test_splits_of_flat_hdf5_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file["x"] = halves().visibility
     for name, nums in (("tetrominoes.hdf5", [4, 1, 1, 6]), ("clevr_10-full.hdf5", [10, 1, 1, 12])):
         assert [len(open_source(tmp_path / name, split=split)) for split in get_args(Split)] == nums
+    shutil.copy(tmp_path / "clevr_10-full.hdf5", tmp_path / "clevrtex-full.hdf5")  # of the same entities, not CLEVR
+    with pytest.raises(InputError, match="no split"):
+        open_source(tmp_path / "clevrtex-full.hdf5", split="train")
     part = open_source(tmp_path / "clevr_10-full.hdf5", split="train", subset="clevr6")
     assert part.read(np.arange(len(part))).index.tolist() == [0, 1, 2, 3, 8, 9]
 

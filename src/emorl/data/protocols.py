@@ -77,7 +77,7 @@ def num_objects(source: Source, indices: np.ndarray) -> np.ndarray:
         visibility = source.read(indices).visibility
     if visibility is None:
         raise InputError(f"{source.name} does not tell how many objects a scene has: leave the subset out")
-    counts: np.ndarray = visibility.sum(axis=1).astype(np.int64) - 1
+    counts: np.ndarray = visibility.sum(axis=1).astype(np.int64) - getattr(source, "num_background", 1)
     return counts
 
 

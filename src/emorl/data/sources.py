@@ -76,6 +76,7 @@ def open_source(
     protocol: str | None = None,
     subset: str | None = None,
     device: Device = "cpu",
+    merge_background: bool = True,
 ) -> Source:
     """Opens a data source.
 
@@ -91,6 +92,7 @@ def open_source(
         protocol: a name of `PROTOCOLS`; None takes the first one, for ClevrTex its own.
         subset: only scenes with so many objects: a name of `SUBSETS`, or a range such as 3-6.
         device: where a generator renders, if it does.
+        merge_background: the four background entities of Objects Room become one; else all are as they are stored.
 
     Raises:
         InputError: there is no such source, it cannot be read, or an option does not apply to it.
@@ -110,7 +112,7 @@ def open_source(
         path = _find(name)
         if seed is not None:
             raise InputError(f"{path} is a file, which has no seed: leave the seed out")
-        source = _open_path(path)
+        source = _open_path(path, merge_background)
     rules = named or PROTOCOLS["clevrtex" if isinstance(source, ClevrTex) else "efficientmorl"]
     view = _view(source, size, fit, rules)
     if isinstance(source, Pictures):  # whose own sizes may differ
@@ -185,6 +187,8 @@ def _data_set(source: Source) -> str:
     if isinstance(source, NpzFolder):
         return source.data_set or ""
     if isinstance(source, Hdf5) and source.group is None:
+        if source.path.stem.startswith("clevrtex"):  # object-centric-library's: its entities are CLEVR's, its order not
+            return ""
         if source.num_entities == 11:  # of any size: object-centric-library keeps it cropped
             return "clevr_with_masks"
         shape = source.size, source.num_entities
@@ -208,7 +212,7 @@ def _find(name: str | Path) -> Path:
     raise InputError(f"unknown data source {str(name)!r}: {meant}")
 
 
-def _open_path(path: Path) -> Source:
+def _open_path(path: Path, merge_background: bool) -> Source:
     suffix = path.suffix.lower()
     kind = folder_kind(path) if path.is_dir() else None
     if kind is not None:
@@ -218,9 +222,9 @@ def _open_path(path: Path) -> Source:
     if suffix == ".npz":
         return Npz(path)
     if suffix in _TFRECORD_SUFFIXES:
-        return TFRecords(path)
+        return TFRecords(path, merge_background=merge_background)
     if suffix in _HDF5_SUFFIXES:
-        return Hdf5(path)
+        return Hdf5(path, merge_background=merge_background)
     readable = ", ".join((".npz", *_TFRECORD_SUFFIXES, *_HDF5_SUFFIXES, *SUFFIXES))
     raise InputError(f"cannot tell what {path} is by its ending: give a folder of pictures or a file of {readable}")
 
