@@ -1,7 +1,8 @@
 """Results become pictures: sheets for pages and papers, image files for further work.
 
 A sheet is composed pixel by pixel (small images enlarged by a whole factor, never blurred) and annotated
-as text, so that PNG is crisp and PDF keeps its fonts. Slot k has the colour `slot_colours(K)[k]` everywhere.
+as text, so that PNG is crisp and PDF keeps its fonts. Slot k has the colour `slot_colours(K)[k]`
+everywhere but in `comparison_sheet`, whose colours are of objects.
 """
 
 from __future__ import annotations

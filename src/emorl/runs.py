@@ -95,7 +95,8 @@ def load_weights(
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a weights folder, ready for inference, and the folder's `about`.
 
-    Whatever a model was trained in, float32 is the default here: scores shall not depend on the machine.
+    Whatever a model was trained in, float32 is the default here: scores shall depend on the machine as little as can
+    be (on a GPU convolutions may use TF32: `torch.backends.cudnn.allow_tf32`).
 
     Raises InputError where a file is missing or damaged, or tensors do not fit the config.
     """

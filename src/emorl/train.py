@@ -2,7 +2,8 @@
 
 A run is a pure function of its config: the order of images is a function of (seed, epoch), the noise of (seed, step),
 and all that changes beside weights and optimizer is one `TrainState`. So a run that was killed at any moment goes on
-from its last checkpoint to the same metrics.jsonl, byte for byte, on the same machine and thread count.
+from its last checkpoint to the same metrics.jsonl: on a CPU byte for byte, on the same machine and thread count. On a
+GPU kernels are chosen anew in every process, and may round differently.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def test_files_of_the_folder_with_their_types(server: ThreadingHTTPServer, path:
     assert (answer.status, answer.getheader("Content-Type"), content) == (200, kind, name.encode())
     assert answer.getheader("Cross-Origin-Opener-Policy") == "same-origin"
     assert answer.getheader("Cross-Origin-Embedder-Policy") == "require-corp"
+    assert answer.getheader("Cross-Origin-Resource-Policy") == "same-origin"
     answer, content = ask(server, path, "HEAD")
     assert (answer.status, content) == (200, b"")
 

@@ -156,6 +156,20 @@ class KLGecoModel(BaseModel):
         zero = next(self.parameters()).detach().new_zeros(())
         return replace(state, geco=GecoState(zeta=zero, ema=zero.clone()))
 
+    def weighed(self, nll: Tensor, kl: Tensor, state: TrainState) -> Loss:
+        """NLL + beta KL, each B, summed over images; beta = kl_weight exp(zeta) with GECO, else kl_weight.
+
+        Terms, B each: nll, kl; with GECO also constraint: target - NLL, both with the constant 0.5 log(2 pi) per
+        element as in the released code.
+        """
+        beta = state.kl_weight if state.geco is None else state.kl_weight * state.geco.zeta.exp()
+        terms = {"nll": nll.detach(), "kl": kl.detach()}
+        if self.config.geco is not None:
+            constant = 0.5 * math.log(2 * math.pi)
+            num_elements = 3 * math.prod(self.config.image_size)
+            terms["constraint"] = (self.config.geco.target_per_element - constant) * num_elements - terms["nll"]
+        return Loss((nll + beta * kl).sum(), terms)
+
     def next_state(self, state: TrainState, means: Mapping[str, Tensor]) -> TrainState:
         """One step further; moves GECO by the batch mean of its constraint."""
         constraint = state.geco

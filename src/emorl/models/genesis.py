@@ -271,11 +271,7 @@ class Genesis(KLGecoModel):
         return Inference(decoding.masks, decoding.components, decoding.reconstruction, slots)
 
     def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = None) -> Loss:
-        """NLL + beta KL, summed over images; beta = kl_weight exp(zeta) with GECO, else kl_weight.
-
-        Terms, B each: nll, kl, and of GENESIS the two parts of it, kl_masks and kl_components. With GECO also
-        constraint: target - NLL, both with the constant 0.5 log(2 pi) per element as in the released code.
-        """
+        """See `KLGecoModel.weighed`; of GENESIS the terms have both parts of the KL too, kl_masks and kl_components."""
         x, eps = self._prepared(images, InferOptions(), noise)
         scene = self.scene(x, eps, batch_statistics=True)
         nll = self._nll(x, scene)
@@ -283,16 +279,12 @@ class Genesis(KLGecoModel):
             kl_parts = exact_kl(scene.posterior, scene.prior)
         else:
             kl_parts = sampled_kl(scene.posterior, scene.prior, eps)
-        kl = kl_parts.sum(dim=(1, 2))
-        beta = state.kl_weight if state.geco is None else state.kl_weight * state.geco.zeta.exp()
-        terms = {"nll": nll.detach(), "kl": kl.detach()}
+        loss = self.weighed(nll, kl_parts.sum(dim=(1, 2)), state)
         if isinstance(self.config, GenesisConfig):
             of_masks = kl_parts[:, :, : self.config.mask_dim].detach().sum(dim=(1, 2))
-            terms |= {"kl_masks": of_masks, "kl_components": terms["kl"] - of_masks}
-        if self.config.geco is not None:
-            constant = 0.5 * math.log(2 * math.pi)
-            terms["constraint"] = (self.config.geco.target_per_element - constant) * x[0].numel() - terms["nll"]
-        return Loss((nll + beta * kl).sum(), terms)
+            parts = {"kl_masks": of_masks, "kl_components": loss.terms["kl"] - of_masks}
+            loss = replace(loss, terms={**loss.terms, **parts})
+        return loss
 
     def _like(self, count: int, num_slots: int) -> Tensor:
         """Zeros of the shape of the slots of `count` images."""

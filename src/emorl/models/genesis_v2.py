@@ -285,22 +285,13 @@ class GenesisV2(KLGecoModel):
         return Inference(decoding.masks, decoding.components, decoding.reconstruction, z)
 
     def loss(self, images: Tensor, state: TrainState, *, noise: int | Noise | None = None) -> Loss:
-        """NLL + beta KL, summed over images; beta = kl_weight exp(zeta) with GECO, else kl_weight.
-
-        Terms (B each): nll; kl, of one sample, which may be negative; with GECO also constraint: the target minus the
-        NLL with its constant 0.5 log(2 pi) per element, as the released code's target has it.
-        """
+        """See `KLGecoModel.weighed`; the KL is of one sample and may be negative."""
         x, num_slots = self._checked(images, InferOptions())
         noise = as_noise(noise, len(x))
         eps = noise.normal("slots", 0, self._like(len(x), num_slots))
         run = self._run(x, num_slots, eps, noise)
         kl = sampled_kl(run.posterior, run.prior, eps).sum(dim=(1, 2))
-        beta = state.kl_weight if state.geco is None else state.kl_weight * state.geco.zeta.exp()
-        terms = {"nll": run.nll.detach(), "kl": kl.detach()}
-        if self.config.geco is not None:
-            constant = 0.5 * math.log(2 * math.pi)
-            terms["constraint"] = (self.config.geco.target_per_element - constant) * x[0].numel() - terms["nll"]
-        return Loss((run.nll + beta * kl).sum(), terms)
+        return self.weighed(run.nll, kl, state)
 
     def _checked(self, images: Tensor, options: InferOptions) -> tuple[Tensor, int]:
         """Images in [0, 1], and K of a call."""

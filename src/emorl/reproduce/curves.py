@@ -223,7 +223,7 @@ def _has(row: Row, step: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Test:
+class Conditions:
     """On what a run is tested, where that is not its own test scenes with its own K."""
 
     data: str | None = None
@@ -247,7 +247,7 @@ class Swept:
 
 
 def refinement(
-    lab: Lab, runs: Mapping[str, str], scores: Sequence[Swept], tests: Mapping[str, Test] | None = None
+    lab: Lab, runs: Mapping[str, str], scores: Sequence[Swept], tests: Mapping[str, Conditions] | None = None
 ) -> Content:
     """Scores by the number of refinement steps at test time, by default on the runs' own test scenes.
 
@@ -258,7 +258,7 @@ def refinement(
     numbers: dict[str, dict[str, list[float]]] = {}
     sources = {}
     for label, name in runs.items():
-        rows = lab.ask(name, partial(_evaluated, test=(tests or {}).get(label, Test())))
+        rows = lab.ask(name, partial(_evaluated, test=(tests or {}).get(label, Conditions())))
         sources[label] = lab.told(name, rows)
         numbers[label] = {}
         own = lab.experiment(name).config(0).model.refinement_steps
@@ -272,7 +272,7 @@ def refinement(
     return Content(numbers, sources, figures=[draw(lines, sources, lab.data(runs))], details=_details(lines))
 
 
-def _evaluated(known: Known, test: Test) -> list[Row]:
+def _evaluated(known: Known, test: Conditions) -> list[Row]:
     return [known.evaluation(InferOptions(test.num_slots, steps), test.data, test.subset) for steps in STEPS]
 
 

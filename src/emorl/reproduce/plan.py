@@ -14,7 +14,7 @@ from emorl.benchmark.pictures import fig10, fig22
 from emorl.experiments import Scale
 from emorl.reproduce import curves, pictures, tables
 from emorl.reproduce.claims import AtLeast, AtMost, Claim, More
-from emorl.reproduce.curves import Panel, Quantity, Swept, Test
+from emorl.reproduce.curves import Conditions, Panel, Quantity, Swept
 from emorl.reproduce.lab import Lab
 from emorl.reproduce.output import Content
 from emorl.reproduce.published import TABLE1, TABLE2, TABLE3
@@ -107,7 +107,7 @@ def _fig7(lab: Lab, runs: Runs) -> Content:
     """Scores by I, and those on scenes with more objects than were trained on."""
     few, many = "objects as trained on", "more objects"
     config = lab.experiment(runs[few]).config(0)
-    test = Test("clevr10", None, 11) if config.data == "clevr6" else Test(config.data, "4-5", 6)
+    test = Conditions("clevr10", None, 11) if config.data == "clevr6" else Conditions(config.data, "4-5", 6)
     own = tuple(label for label in runs if label not in (few, many))
     scores = [replace(score, labels=own) for score in _SWEPT]
     shown = curves.refinement(lab, runs, [*scores, Swept("foreground_ari", _MORE_OBJECTS, (few, many))], {many: test})

@@ -18,6 +18,7 @@ HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",  # all else is in the page, which has to hold on any host
     "Cross-Origin-Opener-Policy": "same-origin",  # this and the next let the page use several threads
     "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",  # no other site shows the pictures that lie here
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }
