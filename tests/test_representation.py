@@ -16,7 +16,8 @@ from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.metrics.activeness import value_grid
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, collect, describe, locality, num_steps, rendered_dimensions, without_nan
+from emorl.representation import Budget, collect, describe, locality, num_steps, rendered_dimensions
+from emorl.runs import without_nan
 from emorl.types import Decoding, Inference
 from tests import tiny
 

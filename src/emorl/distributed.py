@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Group:
         except RuntimeError as error:  # gloo raises no class of its own
             if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
                 raise
-            reason = str(error).splitlines()[0][:160]
+            reason = first_line(error)
             raise InputError(
                 f"process {self.rank} of {self.size} lost another one ({reason}); the last checkpoint is whole: "
                 "continue with --resume and the same torchrun command"

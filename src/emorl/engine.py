@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.distributed import ALONE, Group
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 from emorl.geco import GecoState
 from emorl.models.base import Model, TrainState
 from emorl.noise import Noise, StepNoise
@@ -214,7 +214,7 @@ class Engine:
                 self._compute(state)
         except RuntimeError as error:
             raise InputError(
-                f"the training step cannot be recorded on this GPU ({str(error).splitlines()[0][:160]}); "
+                f"the training step cannot be recorded on this GPU ({first_line(error)}); "
                 "--no-cuda-graph takes every step without"
             ) from error
         return graph

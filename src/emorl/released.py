@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.config import TrainConfig
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 from emorl.geco import ZETA_MIN
 from emorl.models import build_model
 from emorl.models.efficientmorl import EfficientMORLConfig, as_released
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise InputError(f"{path}: refused, it asks for more than tensors to be made, or is damaged") from None
     except Exception as error:  # the reader of a damaged file fails in more ways than it documents
-        raise InputError(f"{path}: not a PyTorch checkpoint ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a PyTorch checkpoint ({first_line(error)})") from None
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(t, Tensor) for t in model.values()):
         raise InputError(f"{path}: has no dictionary of tensors under 'model', so it is no released checkpoint")
@@ -123,10 +123,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if isinstance(content.get(extra), Tensor | float | int):
             names.setdefault(extra, torch.as_tensor(content[extra]))
     return names
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:160]
 
 
 def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
@@ -144,7 +140,7 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
     except KeyError as error:
         raise InputError(f"{path}: not a released EfficientMORL checkpoint, it lacks {error}") from None
     except RuntimeError as error:
-        raise InputError(f"{path}: a parameter has the wrong shape ({_first_line(error)})") from None
+        raise InputError(f"{path}: a parameter has the wrong shape ({first_line(error)})") from None
     known = {"geco_beta", "geco_C_ema", *to_released_names(tensors)}
     unknown = [name for name in released if name not in known and name.rsplit(".")[-1] not in GRU_BUFFERS]
     if unknown:

@@ -6,7 +6,6 @@ posterior means, or the plain slots of a model without a posterior.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from emorl.metrics.locality import leak
 from emorl.metrics.properties import linear_probe, match_slots, mlp_probe
 from emorl.metrics.slots import slot_count_error, slot_usage, stability
 from emorl.models.base import InferOptions, Model
+from emorl.runs import without_nan
 from emorl.types import Batch
 
 DISCRETE = ("shape", "size", "material")
@@ -193,15 +193,6 @@ def describe(
         except ValueError as error:  # what a file says of its objects contradicts itself, or is too little
             raise InputError(f"{source.name}: its factors cannot be compared with codes ({error})") from None
     return {name: without_nan(part) for name, part in found.items()}
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: where nothing can be said stands None."""
-    if isinstance(value, dict):
-        return {name: without_nan(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:

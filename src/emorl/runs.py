@@ -17,6 +17,7 @@ it stays, for when the newest weights turn out to be bad.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -33,7 +34,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 from emorl.files import held, sync_folder, write_whole
 from emorl.models import ModelConfig, build_model
 from emorl.models.base import Model
@@ -52,6 +53,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become None."""
+    if isinstance(value, dict):
+        return {name: without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -108,7 +118,7 @@ def load_weights(
     try:
         model = build_model(config)
     except RuntimeError as error:
-        raise InputError(f"{folder}: no model of this config can be built ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{folder}: no model of this config can be built ({first_line(error)})") from None
     assert isinstance(model, nn.Module)
     load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
     place(model, torch.device(device), precision)
@@ -267,7 +277,7 @@ def save_checkpoint(
         for older in _checkpoints(run)[:-2] if prune else ():
             shutil.rmtree(older)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"cannot write the checkpoint of step {step} to {run}: {reason}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -291,7 +301,7 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     try:
         training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # the reader of a damaged file fails in more ways than it documents
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{folder / 'training.pt'}: damaged ({reason})") from None
     return Checkpoint(int(folder.name), read_tensors(folder / "weights.safetensors"), training)
 

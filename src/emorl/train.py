@@ -32,7 +32,7 @@ from emorl.data.protocols import Split
 from emorl.data.sources import DATASETS, open_source
 from emorl.distributed import Group, process_group
 from emorl.engine import Engine, StepValues
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 from emorl.evaluation import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
@@ -49,6 +49,7 @@ from emorl.runs import (
     load_tensors,
     open_run,
     save_checkpoint,
+    without_nan,
     write_json,
 )
 from emorl.types import Batch
@@ -302,7 +303,7 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name} cannot be used ({str(error).splitlines()[0]})") from None
+        raise InputError(f"device {name} cannot be used ({first_line(error)})") from None
     return device
 
 
@@ -422,17 +423,8 @@ def metrics_row(state: TrainState, values: StepValues, rate: float) -> dict[str,
         "refinement_steps": state.refinement_steps,
         "skipped_steps": values.skipped,
     }
-    found: dict[str, Any] = _finite(row)
+    found: dict[str, Any] = without_nan(row)
     return found
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become None."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:
@@ -484,7 +476,7 @@ class RunLog:
             warnings = signs_of_collapse(inference.masks[:, :, 0].cpu().numpy(), scores.get("kl"))
         if warnings:
             row["warnings"] = warnings
-        self._metrics.write(json.dumps(_finite(row)) + "\n")
+        self._metrics.write(json.dumps(without_nan(row)) + "\n")
         for name, value in means.items():
             self._board.add_scalar(f"validation/{name}", value, step)
         figure = decomposition_sheet(scenes.image, inference, true_masks=scenes.mask, max_images=6)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emorl.errors import InputError
+from emorl.errors import InputError, first_line
 from emorl.geco import GecoConfig, GecoState
 from emorl.models.base import TrainState
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig, as_released, step_weights
@@ -84,13 +84,13 @@ def verify_reference(path: Path, dtype: torch.dtype = torch.float64) -> list[Che
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # the readers of a damaged file fail in more ways than they document
-        raise InputError(f"{path}: not a readable .npz file ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a readable .npz file ({first_line(error)})") from None
     try:
         return _compare(path.name, arrays, dtype)
     except KeyError as error:
         raise InputError(f"{path}: not a reference file, it lacks {error}") from None
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its arrays do not fit its config ({_first_line(error)})") from None
+        raise InputError(f"{path}: its arrays do not fit its config ({first_line(error)})") from None
 
 
 def _compare(file: str, arrays: dict[str, np.ndarray], dtype: torch.dtype) -> list[Check]:
@@ -164,7 +164,3 @@ def _compare(file: str, arrays: dict[str, np.ndarray], dtype: torch.dtype) -> li
         difference = abs(norms[name] - norm) / max(norm, smallest)
         checks.append(Check(file, f"grad/{name}", difference, after))
     return checks
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
