@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from emorl.errors import InputError
+from emorl.geco import GecoConfig
 from emorl.models import MODELS, build_model, model_name
 from emorl.models.base import InferOptions, Model
 from emorl.presets import PRESETS, full_name, preset
@@ -78,6 +79,14 @@ def test_values_that_all_of_the_papers_runs_share(name: str) -> None:
         assert (model.geco.warmup_steps, model.geco.decay, model.geco.rate) == (1000, 0.99, 1e-6)
 
 
+def test_clevr_at_128_has_the_released_codes_values() -> None:
+    config, smaller = preset("clevr-128"), preset("clevr6")
+    geco = GecoConfig(target_per_element=-2.1, acceleration=5.0)
+    model = replace(smaller.model, num_slots=11, refinement_steps=2, geco=geco)
+    other = {"data": "clevr", "image_size": (128, 128), "num_images": 60_000, "curriculum": ((0, 3), (100_000, 2))}
+    assert config == replace(smaller, model=model, **other)
+
+
 @pytest.mark.parametrize(("name", "count"), [("tetrominoes", 467_236), ("clevr6", 666_500)])
 def test_parameter_counts_are_the_published_models(name: str, count: int) -> None:
     model = build_model(preset(name).model)
@@ -94,7 +103,16 @@ def test_an_ablation_differs_in_what_it_ablates_alone(name: str) -> None:
 
 def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
     own = {name.removeprefix("efficientmorl/") for name in PRESETS if name.startswith("efficientmorl/")}
-    assert own == {*PAPER, *ABLATIONS, "nano", "tetrominoes-fast", "multi-dsprites-nano", "clevr6-nano", *SMALL_SPRITES}
+    assert own == {
+        *PAPER,
+        *ABLATIONS,
+        "clevr-128",
+        "nano",
+        "tetrominoes-fast",
+        "multi-dsprites-nano",
+        "clevr6-nano",
+        *SMALL_SPRITES,
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -52,6 +52,21 @@ def clevr6() -> TrainConfig:
     )
 
 
+def clevr_128() -> TrainConfig:
+    """EfficientMORL on CLEVR with up to ten objects at 128x128, with the released code's values."""
+    config = clevr6()
+    assert isinstance(config.model, EfficientMORLConfig)
+    constraint = GecoConfig(target_per_element=-2.1, acceleration=5.0)
+    return replace(
+        config,
+        model=replace(config.model, num_slots=11, refinement_steps=2, geco=constraint),
+        data="clevr",
+        num_images=60_000,
+        image_size=(128, 128),
+        curriculum=((0, 3), (100_000, 2)),
+    )
+
+
 def nano() -> TrainConfig:
     """A small EfficientMORL that learns Tetrominoes on two CPU cores in ten minutes."""
     return TrainConfig(
@@ -112,6 +127,7 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/clevr6": clevr6,
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
     "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
+    "efficientmorl/clevr-128": clevr_128,
     "efficientmorl/nano": nano,
     "efficientmorl/tetrominoes-fast": tetrominoes_fast,
     "efficientmorl/multi-dsprites-nano": multi_dsprites_nano,
