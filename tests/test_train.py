@@ -701,10 +701,11 @@ def test_signs_of_collapse_are_logged_and_told_once(
 ) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def signs(masks: np.ndarray, kl: np.ndarray) -> list[str]:
+    def signs(masks: np.ndarray, kl: np.ndarray) -> dict[str, str]:
         seen.append((*masks.shape, *kl.shape))
         share = 99 + len(seen) / 10
-        return [f"the codes carry nothing (KL {len(seen)} nats): try something", f"one slot takes {share} %: try"]
+        nothing = f"the codes carry nothing (KL {len(seen)} nats): try something"
+        return {"empty codes": nothing, "one slot": f"one slot takes {share} %: try"}
 
     monkeypatch.setattr("emorl.train.signs_of_collapse", signs)
     config = replace(tiny.RUN, steps=12, validate_every=3)

@@ -24,7 +24,7 @@ class TrainConfig:
     data: str
     """A generator's name or a path (see docs/data.md)."""
     data_split: Literal["train", "all"] = "train"
-    """The training split, or all of a file or folder that has no splits (there is no validation then)."""
+    """The training split, or all of a file or folder that has no splits: validation is then by training images."""
     num_images: int = 60_000
     """Training images: the first ones of that split (section 4 of the paper)."""
     image_size: tuple[int, int] | None = None

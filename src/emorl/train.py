@@ -37,7 +37,7 @@ from emorl.evaluation import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
 from emorl.jobs import stop_signals
-from emorl.metrics.collapse import signs_of_collapse
+from emorl.metrics.collapse import Sign, signs_of_collapse
 from emorl.metrics.summary import summarise
 from emorl.models import build_model
 from emorl.models.base import InferOptions, Model, TrainState
@@ -212,7 +212,7 @@ class Run:
             "seed": config.seed,
             "precision": choose(config.precision, device),
         }
-        self.warned: list[str] = []
+        self.warned: set[Sign] = set()
 
     @property
     def finished(self) -> bool:
@@ -285,11 +285,11 @@ class Run:
             f"{self.step - 1}; the last good checkpoint is kept. Try a new run: lower learning rate, or float32"
         )
 
-    def _warn(self, warnings: list[str]) -> None:
-        for line in warnings:
-            kind = "".join(letter for letter in line if letter.isalpha())[:12]  # without its numbers
-            if kind not in self.warned:
-                self.warned.append(kind)
+    def _warn(self, warnings: dict[Sign, str]) -> None:
+        """Tell every kind of warning once."""
+        for sign, line in warnings.items():
+            if sign not in self.warned:
+                self.warned.add(sign)
                 self.report(f"warning: step {self.step}: {line}")
 
 
@@ -462,7 +462,7 @@ class RunLog:
                     tag = f"train/{name}/{i}" if isinstance(value, list) else f"train/{name}"
                     self._board.add_scalar(tag, number, step)
 
-    def validation(self, step: int, model: Model, scenes: Batch, config: TrainConfig) -> list[str]:
+    def validation(self, step: int, model: Model, scenes: Batch, config: TrainConfig) -> dict[Sign, str]:
         """Scores and a sheet of scenes, which do not influence the run; returns signs of collapse."""
         before = time.perf_counter()
         assert isinstance(model, nn.Module)
@@ -471,11 +471,11 @@ class RunLog:
         model.train()
         means = {name: summarise(values)["mean"] for name, values in scores.items()}
         row: dict[str, Any] = {"step": step, "validation": means, "held_out": config.data_split == "train"}
-        warnings = []
+        warnings: dict[Sign, str] = {}
         if step >= max(config.warmup_steps, config.kl_warmup_steps, config.steps // 10):  # all models begin collapsed
             warnings = signs_of_collapse(inference.masks[:, :, 0].cpu().numpy(), scores.get("kl"))
         if warnings:
-            row["warnings"] = warnings
+            row["warnings"] = list(warnings.values())
         self._metrics.write(json.dumps(without_nan(row)) + "\n")
         for name, value in means.items():
             self._board.add_scalar(f"validation/{name}", value, step)

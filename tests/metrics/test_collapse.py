@@ -33,12 +33,13 @@ def test_the_measures_by_hand() -> None:
 
 
 def test_a_sound_decomposition_shows_none() -> None:
-    assert signs_of_collapse(masks(halves(), 3), KL) == []
-    assert signs_of_collapse(masks(halves(), 3), None) == []
+    assert signs_of_collapse(masks(halves(), 3), KL) == {}
+    assert signs_of_collapse(masks(halves(), 3), None) == {}
 
 
 def test_one_slot_for_all_pixels() -> None:
-    (sign,) = signs_of_collapse(masks(np.ones((2, 6, 8), int), 3), KL)
+    ((kind, sign),) = signs_of_collapse(masks(np.ones((2, 6, 8), int), 3), KL).items()
+    assert kind == "one slot"
     assert "one slot takes 100.0 %" in sign and "try" in sign
 
 
@@ -46,24 +47,26 @@ def test_slots_that_do_not_compete() -> None:
     uniform = np.full((2, 4, 6, 8), 0.25)
     uniform[:, 1] += 0.01
     uniform /= uniform.sum(axis=1, keepdims=True)
-    (sign,) = signs_of_collapse(uniform, KL)
+    ((kind, sign),) = signs_of_collapse(uniform, KL).items()
+    assert kind == "shared"
     assert "share every pixel" in sign and "try" in sign
 
 
 def test_codes_that_carry_nothing() -> None:
-    (sign,) = signs_of_collapse(masks(halves(), 3), np.array([0.1, 0.2]))
+    ((kind, sign),) = signs_of_collapse(masks(halves(), 3), np.array([0.1, 0.2])).items()
+    assert kind == "empty codes"
     assert "carry nothing" in sign and "KL" in sign
 
 
 def test_one_slot_is_no_collapse() -> None:
-    assert signs_of_collapse(np.ones((2, 1, 6, 8)), KL) == []
+    assert signs_of_collapse(np.ones((2, 1, 6, 8)), KL) == {}
 
 
 def test_masks_that_are_not_finite_say_nothing() -> None:
-    assert signs_of_collapse(np.full((2, 3, 6, 8), np.nan), np.array([np.nan, 1.0])) == []
+    assert signs_of_collapse(np.full((2, 3, 6, 8), np.nan), np.array([np.nan, 1.0])) == {}
 
 
 def test_a_few_pixels_of_objects_are_enough() -> None:
     winners = np.zeros((2, 10, 10), int)
     winners[:, 0, :2] = 1
-    assert signs_of_collapse(masks(winners, 3), KL) == []
+    assert signs_of_collapse(masks(winners, 3), KL) == {}

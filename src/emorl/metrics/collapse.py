@@ -5,6 +5,8 @@ Ours; the paper only says that GECO mitigates posterior collapse (App. F.2). Axe
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 ONE_SLOT_SHARE = 0.99
@@ -26,28 +28,31 @@ def sharpness(masks: np.ndarray) -> np.ndarray:
     return result
 
 
-def signs_of_collapse(masks: np.ndarray, kl: np.ndarray | None) -> list[str]:
+Sign = Literal["shared", "one slot", "empty codes"]
+
+
+def signs_of_collapse(masks: np.ndarray, kl: np.ndarray | None) -> dict[Sign, str]:
     """What is wrong with a batch, and what to try; empty where nothing is. masks B K H W, kl B in nats.
 
-    Means over the batch count: one slot wins 99 % of the pixels; the winning mask is below 1.2/K; the KL is below
+    Means over the batch count: the winning mask is below 1.2/K; one slot wins 99 % of the pixels; the KL is below
     0.1 nats per slot.
     """
     num_slots = masks.shape[1]
     if num_slots == 1 or not np.isfinite(masks).all():
-        return []
-    found = []
+        return {}
+    found: dict[Sign, str] = {}
     share, sharp = float(largest_share(masks).mean()), float(sharpness(masks).mean())
     if sharp < UNIFORM_MARGIN / num_slots:
-        found.append(
+        found["shared"] = (
             f"all slots share every pixel (winning mask {sharp:.2f} of 1, 1/K is {1 / num_slots:.2f}): "
             "try another seed, a longer KL warm-up or a smaller sigma"
         )
     elif share > ONE_SLOT_SHARE:
-        found.append(
+        found["one slot"] = (
             f"one slot takes {100 * share:.1f} % of the pixels: try another seed, a longer KL warm-up or a larger sigma"
         )
     if kl is not None and float(kl.mean()) < KL_PER_SLOT * num_slots:
-        found.append(
+        found["empty codes"] = (
             f"the codes carry nothing (KL {float(kl.mean()):.2g} nats): try a smaller KL weight, a KL warm-up, GECO, "
             "or a smaller sigma"
         )
