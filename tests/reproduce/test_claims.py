@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from emorl.reproduce.claims import AtLeast, AtMost, More, interval
 
@@ -19,6 +19,14 @@ def test_intervals_are_those_of_the_t_test() -> None:
     judged = More("", ("a", "x"), ("b", "x")).judge(NUMBERS)
     welch = ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
     assert f"{welch.low:.4g} to {welch.high:.4g}" in judged.evidence
+
+
+def test_two_quantities_of_the_same_runs_are_compared_seed_by_seed() -> None:
+    numbers = {"a": {"x": [0.95, 0.90, 0.93], "y": [0.94, 0.88, 0.915]}, "b": {"y": [0.94, 0.88, 0.915]}}
+    paired = More("", ("a", "x"), ("a", "y")).judge(numbers)
+    expected = ttest_rel(numbers["a"]["x"], numbers["a"]["y"]).confidence_interval(0.95)
+    assert paired.verdict == "holds" and f"{expected.low:.4g} to {expected.high:.4g}" in paired.evidence
+    assert More("", ("a", "x"), ("b", "y")).judge(numbers).verdict == "not decided"
 
 
 @pytest.mark.parametrize(

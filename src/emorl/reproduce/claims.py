@@ -1,7 +1,9 @@
 """What the paper says, and whether what was measured agrees: by confidence intervals over seeds, never by eye.
 
-A claim holds where the 95 % interval (Student's t; of a difference, Welch's) lies on its side of the bound, does not
-hold where it lies on the other side, and is not decided where the bound is inside, or there are fewer than two seeds.
+A claim holds where the 95 % interval lies on its side of the bound, does not hold where it lies on the other side, and
+is not decided where the bound is inside, or there are fewer than two seeds. Intervals are Student's t; of a difference
+between the seeds of two experiments Welch's, and of one between two quantities of the same runs that of the seeds'
+differences.
 """
 
 from __future__ import annotations
@@ -50,13 +52,8 @@ class More:
         a, b = _values(numbers, self.larger), _values(numbers, self.smaller)
         if min(len(a), len(b)) < 2:
             return Judgement(self.says, "not decided", _too_few({self.larger: a, self.smaller: b}))
-        difference = statistics.fmean(a) - statistics.fmean(b)
-        parts = [statistics.variance(values) / len(values) for values in (a, b)]
-        freedom = [len(values) - 1 for values in (a, b)]
-        error = sum(parts)
-        dof = error**2 / sum(part**2 / n for part, n in zip(parts, freedom, strict=True)) if error else 1.0
-        half = float(student.ppf(0.975, dof)) * error**0.5
-        low, high = difference - half, difference + half
+        paired = self.larger[0] == self.smaller[0] and len(a) == len(b)
+        low, high = interval([x - y for x, y in zip(a, b, strict=True)]) if paired else welch(a, b)
         evidence = (
             f"{_named(self.larger)} {statistics.fmean(a):.4g}, {_named(self.smaller)} {statistics.fmean(b):.4g}; "
         )
@@ -104,6 +101,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of at least two values."""
     half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the difference of the means of two samples of at least two values each."""
+    difference = statistics.fmean(a) - statistics.fmean(b)
+    parts = [statistics.variance(values) / len(values) for values in (a, b)]
+    freedom = [len(values) - 1 for values in (a, b)]
+    error = sum(parts)
+    dof = error**2 / sum(part**2 / n for part, n in zip(parts, freedom, strict=True)) if error else 1.0
+    half = float(student.ppf(0.975, dof)) * error**0.5
+    return difference - half, difference + half
 
 
 def _values(numbers: Numbers, place: Place) -> Sequence[float]:
