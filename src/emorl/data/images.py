@@ -31,7 +31,7 @@ class Images:
 
     def __init__(self, source: Source, num: int, device: torch.device) -> None:
         if len(source) < num:
-            raise InputError(f"{source.name} has {len(source)} training images, not {num}: give --num-images")
+            raise InputError(f"{source.name} has {len(source)} training images, num_images is {num}: give --num-images")
         self.source = source
         self.missing = np.ones(num, bool)
         if source.size is None:  # pictures of their own sizes: read at once, the source says which one differs
