@@ -1,4 +1,4 @@
-"""Train on a folder of your own pictures, and see what the model makes of the first 64.
+"""Train on a folder of your own pictures, and see what the model makes of the first 16.
 
     python examples/own_pictures.py FOLDER [--steps 2000] [--run runs/own]
 
@@ -65,6 +65,6 @@ train(given.run, config, progress=True)
 
 model, _ = load_weights(find_weights(str(given.run)))
 pictures = open_source(str(folder), size=SIZE)
-pictures = Subset(pictures, 0, min(64, len(pictures)))
+pictures = Subset(pictures, 0, min(16, len(pictures)))
 sheets = decompose(model, [pictures], given.run / "sheets", InferOptions(), seed=0)
 print(f"{len(sheets)} sheets of {len(pictures)} pictures, the first one: {sheets[0]}")
