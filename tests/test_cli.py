@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -542,11 +544,21 @@ def test_a_sweep_draws_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
-@pytest.mark.parametrize("end", ["> /dev/full", "| true"])
-def test_output_that_nobody_takes_is_one_line_or_none(end: str) -> None:
-    command = f"{sys.executable} -m emorl --help {end}; echo ${{PIPESTATUS[0]}} >&2"
-    lines = subprocess.run(["bash", "-c", command], capture_output=True, text=True).stderr.splitlines()
-    assert lines == (["0"] if end == "| true" else ["emorl: No space left on device", "2"])
+@pytest.mark.parametrize(
+    ("code", "end", "lines"),
+    [
+        ("main(['--help'])", "> /dev/full", ["emorl: No space left on device", "2"]),
+        ("main(['--help'])", "| true", ["0"]),
+        ("main(['--help'])", ">&-", ["0"]),
+        ("print('long') or main(['nonsense'])", "> /dev/full", ["emorl: unknown command nonsense; *", "2"]),
+    ],
+)
+def test_output_that_nobody_takes_is_one_line_or_none(code: str, end: str, lines: list[str]) -> None:
+    program = f"import sys; from emorl.cli import main; sys.exit({code})"
+    command = f'{shlex.quote(sys.executable)} -c "{program}" {end}; echo ${{PIPESTATUS[0]}} >&2'
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env).stderr.splitlines()
+    assert len(told) == len(lines) and all(map(fnmatch, told, lines))
 
 
 @pytest.mark.parametrize("failure", [MemoryError, lambda: torch.empty(2**60, dtype=torch.uint8)])

@@ -306,6 +306,9 @@ def test_results_belong_to_a_checkpoint(tmp_path: Path) -> None:
     old = Known(run, "cpu")
     assert old.checkpoint.name == "000016"
     train(run, None, steps=18, device="cpu", report=lambda line: None)  # goes on while the old one is evaluated
+    assert Known(run, "cpu").kept("more", lambda: {"value": 3}) == {"value": 3}
+    assert old.kept("more", lambda: {"value": 4}) == {"value": 4}  # of an older checkpoint: not written
+    assert Known(run, "cpu").kept("more", lambda: {"value": 5}) == {"value": 3}
     late = old.results()
     assert (late["step"], late["mse"]) == (16, after["mse"]) and known_results(run) == {}
 

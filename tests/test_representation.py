@@ -16,7 +16,17 @@ from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.metrics.activeness import value_grid
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, collect, describe, locality, num_steps, rendered_dimensions
+from emorl.representation import (
+    Budget,
+    Collected,
+    are_active,
+    collect,
+    describe,
+    locality,
+    num_steps,
+    of_objects,
+    rendered_dimensions,
+)
 from emorl.runs import without_nan
 from emorl.types import Decoding, Inference
 from tests import tiny
@@ -57,6 +67,27 @@ def test_slots_are_matched_by_masks_of_the_codes_not_of_a_sample() -> None:
     seen = collect(model, scenes(), 6, InferOptions(), 0, 6, lambda images: None)
     of_means = collect(model, scenes(), 6, InferOptions(sample=False), 0, 6, lambda images: None)
     assert np.array_equal(seen.code_labels, of_means.labels) and not np.array_equal(seen.labels, of_means.labels)
+
+
+def test_objects_are_compared_as_the_released_code_does() -> None:
+    """By the masks of the codes, without tiny objects and poor matches, learned from half of them, drawn at random."""
+    rng = np.random.default_rng(0)
+    num, side = 40, 96
+    true = np.zeros((num, side, side), int)
+    true[:, :30, :30], true[:, 50:80, 50:80], true[:, 90, 90:95] = 1, 2, 3  # the third has 5 pixels: 20 of 192 x 192
+    decoded = (true - 1) % 4  # slots 0 to 2 are the objects, slot 3 is the background
+    decoded[0, :30, 2:30] = 1  # of the first picture's first object slot 0 keeps 60 of 900 pixels: IoU 0.07
+    factor = rng.normal(size=(num, 4)) + 100 * (np.arange(num) >= num // 2)[:, None]  # halves by position differ
+    codes = np.stack([np.roll(factor, -1, axis=1), rng.normal(size=(num, 4))], axis=2)
+    seen = Collected(codes, codes, np.zeros_like(true), decoded, true, np.ones((num, 4)), {"x": factor, "y": factor})
+    found = of_objects(seen)
+    assert found["objects"] == {"matched": 2 * num - 1, "without_slot": num + 1}
+    assert found["dci"]["informativeness"]["r2"]["x"] > 0.9  # from the first half alone the second is not foreseen
+
+
+def test_nothing_is_active_where_nothing_changes_the_picture() -> None:
+    assert are_active(np.zeros(3)).tolist() == [False] * 3
+    assert are_active(np.array([1.0, 0.01, 0.009])).tolist() == [True, True, False]
 
 
 def test_codes_do_not_depend_on_the_batch_size() -> None:

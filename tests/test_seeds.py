@@ -280,6 +280,7 @@ def test_a_row_says_how_a_seed_ended(
     def trained(folder: Path, config: TrainConfig, *, report: Callable[[str], None], **options: Any) -> Outcome:
         report("warning: step 3: one slot holds all")
         report("stopped")
+        assert options["cuda_graph"] is False
         if isinstance(happens, Outcome):
             return happens
         raise happens
@@ -287,7 +288,7 @@ def test_a_row_says_how_a_seed_ended(
     monkeypatch.setattr(seeds, "train", trained)
     handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     try:
-        row = seeds.run_seed((tmp_path / "run", CONFIG), "cpu", None, 1)
+        row = seeds.run_seed((tmp_path / "run", CONFIG), "cpu", None, 1, cuda_graph=False)
     finally:
         signal.signal(signal.SIGTERM, handler)
         torch.set_num_threads(threads)

@@ -59,12 +59,12 @@ from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.precision import Precision, native_bfloat16
 from emorl.presets import PRESETS, full_name, preset
 from emorl.released import import_checkpoint
-from emorl.representation import FAINT, describe
+from emorl.representation import are_active, describe
 from emorl.representation import num_steps as num_describing_steps
 from emorl.reproduce import reproduce as run_reproduction
 from emorl.reproduce.lab import Lab
 from emorl.results import evaluate_feed, is_run, keep_results
-from emorl.runs import find_weights, load_weights, write_json
+from emorl.runs import find_weights, load_weights, newest_checkpoint, write_json
 from emorl.sample import sample as draw_scenes
 from emorl.seeds import SeedRow, over_seeds, train_seeds
 from emorl.train import pick_device
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _command(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except InputError as error:
         said = " ".join(str(error).split())
@@ -94,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         said = f"{error.strerror or error}" + ("" if error.filename is None else f": {str(error.filename)[:200]}")
-        _give_up_output()
     except (MemoryError, RuntimeError) as error:
         if not _is_of_memory(error):
             raise
         said = "not enough memory: take smaller images, a smaller batch, or fewer slots"
+    _give_up_output()
     print(f"emorl: {said}", file=sys.stderr)
     return 2
 
@@ -118,15 +119,18 @@ def _command(words: list[str]) -> int:
 def _give_up_output() -> None:
     """Where standard output cannot be written, have the process end without another try and its complaint."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Torch's allocator for CPUs has no type of its own for what it says."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Not all of torch's allocators have a type of their own for what they say."""
+    said = str(error).lower()
+    phrases = ("can't allocate memory", "cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(phrase in said for phrase in phrases)
 
 
 def _overview() -> str:
@@ -351,7 +355,10 @@ def data(words: Sequence[str]) -> int:
         )
         print(f"wrote {options.out}")
         return 0
-    source = options.part.of(options.source, merge_background=not isinstance(options, DataConvert))
+    keeps_all = (
+        isinstance(options, DataConvert) and options.out.suffix.lower() != ".npz"
+    )  # which has no place to say so
+    source = options.part.of(options.source, merge_background=not keeps_all)
     if isinstance(options, DataConvert):
         group = options.group or GROUPS[options.part.split]
         write(source, options.out, start=options.start, stop=options.stop, group=group, overwrite=options.overwrite)
@@ -687,9 +694,10 @@ def evaluate(words: Sequence[str]) -> int:
     if options.codes:
         _print_codes(rows[0]["codes"])
     _write_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
-    if is_run(Path(options.weights)) and options == replace(Evaluate(options.weights), **_harmless(options)):
-        keep_results(Path(options.weights), weights, rows[0])
-        print(f"kept: {Path(options.weights) / 'results.json'}")
+    run, usual = Path(options.weights), replace(Evaluate(options.weights), **_harmless(options))
+    if is_run(run) and weights == newest_checkpoint(run) and options == usual:
+        keep_results(run, weights, rows[0])
+        print(f"kept: {run / 'results.json'}")
     return 0
 
 
@@ -713,7 +721,7 @@ def _print_codes(codes: dict[str, Any]) -> None:
         return "-" if value is None else f"{value:{spec}}"
 
     table.add_row("stability", told(codes["stability"]["mean"], ".3f"))
-    table.add_row("active dimensions", f"{int((active >= FAINT * active.max()).sum())} of {len(active)}")
+    table.add_row("active dimensions", f"{int(are_active(active).sum())} of {len(active)}")
     for name in ("dci", "dci_released") if "dci" in codes else ():
         values = [
             f"{part[:1].upper()} {told(codes[name][part], '.3f')}" for part in ("disentanglement", "completeness")

@@ -212,6 +212,8 @@ class Engine:
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._compute(state)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise InputError(
                 f"the training step cannot be recorded on this GPU ({first_line(error)}); "

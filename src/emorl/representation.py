@@ -195,6 +195,12 @@ def describe(
     return {name: without_nan(part) for name, part in found.items()}
 
 
+def are_active(changes: np.ndarray) -> np.ndarray:
+    """Which numbers of a code, by how much each changes the picture (D, at least 0), are active: D, bool."""
+    result: np.ndarray = (changes > 0) & (changes >= FAINT * changes.max())
+    return result
+
+
 def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
     """How far `describe` counts: images, and numbers of the code."""
     width = model.encode(torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8), noise=0).shape[-1]
@@ -297,7 +303,7 @@ def locality(
         progress(1)
     share, change = np.stack(shares, axis=1), np.stack(changes, axis=1)  # N D
     mean_change = change.mean(axis=0)
-    active = mean_change >= FAINT * mean_change.max()  # D
+    active = are_active(mean_change)  # D
     weights = np.where(np.isnan(share), 0, change)[:, active]
     total = weights.sum()
     return {

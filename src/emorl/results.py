@@ -146,7 +146,7 @@ class Known:
 
     def results(self, codes: bool = False) -> dict[str, Any]:
         """The scores of the test scenes; with `codes` also what codes are worth (`representation.describe`)."""
-        found = known_results(self.folder)
+        found = self._known("results.json")
         if "foreground_ari" not in found and "mse" not in found:
             row = evaluate_feed(self.weights[0], self.feed(), progress=self.advance)
             found = keep_results(self.folder, self.checkpoint, {"weights": self.folder.name, **row})
@@ -166,9 +166,15 @@ class Known:
 
     def kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What evaluations.json has under a name; computed and written there the first time."""
-        rows: dict[str, dict[str, Any]] = _current(self.folder, "evaluations.json").get("rows", {})
+        rows: dict[str, dict[str, Any]] = self._known("evaluations.json").get("rows", {})
         if name not in rows:
             rows[name] = compute()
-            origin = _origin(self.folder, self.checkpoint) | {"version": __version__}
-            write_json(self.folder / "evaluations.json", origin | {"rows": rows})
+            if self.checkpoint == newest_checkpoint(self.folder):
+                origin = _origin(self.folder, self.checkpoint) | {"version": __version__}
+                write_json(self.folder / "evaluations.json", origin | {"rows": rows})
         return rows[name]
+
+    def _known(self, name: str) -> dict[str, Any]:
+        """What a file of results says of the checkpoint, or of a run without checkpoints; else nothing."""
+        newest = newest_checkpoint(self.folder)
+        return _current(self.folder, name) if newest is None or newest == self.checkpoint else {}

@@ -1,3 +1,3 @@
 """The version, which results and weights carry."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0.dev1"

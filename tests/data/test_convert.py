@@ -134,6 +134,9 @@ def test_the_command_keeps_every_background_entity_of_a_room(tmp_path: Path) -> 
     write_tfrecord(a, [scenes], num_background=4)
     assert main(["data", "convert", str(a), str(b)]) == main(["data", "convert", str(b), str(c)]) == 0
     assert list(read_records(c)) == list(read_records(a))
+    d = tmp_path / "d.npz"  # which cannot say that four entities are background
+    assert main(["data", "convert", str(a), str(d)]) == 0
+    assert_equal(everything(Npz(d)), merged(scenes, ROOM))
     for merge in (True, False):  # four of seven entities are background either way
         assert len(open_source(b, subset="3-3", merge_background=merge)) == 6
 

@@ -3,7 +3,7 @@
 Published numbers differ in both (data set specification, section 1.4), so they are compared under a protocol's name.
 
 Filters are part of a split: CLEVR6 is CLEVR with 3 to 6 objects. The number of objects of a scene is
-sum(visibility) - 1 as the source has it: also those that a view cuts off count.
+sum(visibility) less the background's entities, as the source has it: also those that a view cuts off count.
 
 Axes: N scenes, E entities (background first).
 """

@@ -187,7 +187,7 @@ def _data_set(source: Source) -> str:
     if isinstance(source, NpzFolder):
         return source.data_set or ""
     if isinstance(source, Hdf5) and source.group is None:
-        if source.path.stem.startswith("clevrtex"):  # object-centric-library's: its entities are CLEVR's, its order not
+        if "clevrtex" in source.path.stem.lower():  # object-centric-library's: its entities are CLEVR's, its order not
             return ""
         if source.num_entities == 11:  # of any size: object-centric-library keeps it cropped
             return "clevr_with_masks"

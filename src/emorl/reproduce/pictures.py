@@ -20,7 +20,7 @@ from emorl.figures import decomposition_sheet, posterior_sheet
 from emorl.metrics.error import mse
 from emorl.metrics.iou import match
 from emorl.models.base import InferOptions
-from emorl.representation import FAINT, locality
+from emorl.representation import are_active, locality
 from emorl.reproduce.claims import Numbers
 from emorl.reproduce.lab import Lab
 from emorl.reproduce.output import Content, Table, notice
@@ -135,7 +135,7 @@ def _with_codes(known: Known) -> dict[str, Any]:
 
 def _active_share(results: dict[str, Any]) -> float | None:
     values = results.get("codes", {}).get("activeness", {}).get("values")
-    return None if not values else sum(x >= FAINT * max(values) for x in values) / len(values)
+    return None if not values else float(are_active(np.array(values)).mean())
 
 
 ACTIVE = Column("active share", _active_share)
