@@ -547,9 +547,11 @@ def test_a_sweep_draws_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("code", "end", "lines"),
     [
-        ("main(['--help'])", "> /dev/full", ["emorl: No space left on device", "2"]),
-        ("main(['--help'])", "| true", ["0"]),
-        ("main(['--help'])", ">&-", ["0"]),
+        pytest.param(
+            "main(['--help'])", "> /dev/full", ["emorl: No space left on device", "2"], marks=pytest.mark.slow
+        ),
+        pytest.param("main(['--help'])", "| true", ["0"], marks=pytest.mark.slow),
+        pytest.param("main(['--help'])", ">&-", ["0"], marks=pytest.mark.slow),
         ("print('long') or main(['nonsense'])", "> /dev/full", ["emorl: unknown command nonsense; *", "2"]),
     ],
 )
