@@ -355,10 +355,9 @@ def data(words: Sequence[str]) -> int:
         )
         print(f"wrote {options.out}")
         return 0
-    keeps_all = (
-        isinstance(options, DataConvert) and options.out.suffix.lower() != ".npz"
-    )  # which has no place to say so
-    source = options.part.of(options.source, merge_background=not keeps_all)
+    # A conversion keeps every background entity, but .npz has no place to say how many there are.
+    merge = not isinstance(options, DataConvert) or options.out.suffix.lower() == ".npz"
+    source = options.part.of(options.source, merge_background=merge)
     if isinstance(options, DataConvert):
         group = options.group or GROUPS[options.part.split]
         write(source, options.out, start=options.start, stop=options.stop, group=group, overwrite=options.overwrite)
