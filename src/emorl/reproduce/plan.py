@@ -485,4 +485,24 @@ PLAN: dict[str, Item] = {
             },
         },
     ),
+    "settings": Item(
+        "Settings of short runs",
+        "Not in the paper: scores on test scenes after 40,000 images, 5,000 steps of 8 where nothing else is said, "
+        "with the warm-up of the KL over the first two fifths of the steps and the decay of the learning rate over "
+        "all of them; mean and standard deviation over seeds.",
+        partial(tables.scores, columns=[tables.ARI, tables.MSE, tables.KL], published={}),
+        {
+            "nano": {
+                "nano: learning rate 1e-3, batch 8, sigma 0.17": f"{_NANO}-short",
+                "learning rate 5e-4": f"{_NANO}-short-learning-rate-5e-4",
+                "learning rate 2e-3": f"{_NANO}-short-learning-rate-2e-3",
+                "warm-up of the learning rate over 2,000 steps, not 500": f"{_NANO}-short-warmup-2000",
+                "batch 4, 10,000 steps": f"{_NANO}-short-batch-4",
+                "batch 16, 2,500 steps": f"{_NANO}-short-batch-16",
+                "sigma 0.1": f"{_NANO}-short-sigma-0.1",
+                "sigma 0.3": f"{_NANO}-short-sigma-0.3",
+                "PyTorch's initial weights": f"{_NANO}-short-pytorch-weights",
+            },
+        },
+    ),
 }
