@@ -492,7 +492,19 @@ NANO = "benchmark --preset nano --size 12 10 --batch-size 2".split()
 
 def test_memory_is_measured(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "memory.json"
-    words = [*NANO, "--memory", "--num-layers", "1", "--refinement-steps", "0", "1", "--precision", "float32", "--memory-budget-gib", "0.01"]
+    words = [
+        *NANO,
+        "--memory",
+        "--num-layers",
+        "1",
+        "--refinement-steps",
+        "0",
+        "1",
+        "--precision",
+        "float32",
+        "--memory-budget-gib",
+        "0.01",
+    ]
     assert main([*words, "--json", str(out)]) == 0
     rows = read_json(out)
     found = [(row["what"], row["config"]["refinement_steps"]) for row in rows]

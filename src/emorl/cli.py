@@ -882,7 +882,8 @@ class Reproduce:
     """Make a table or figure of the EfficientMORL paper from run folders, with the published value beside ours."""
 
     name: Positional[str]
-    """table1 to table3, fig3 to fig11, fig13 to fig22, or all: these and one page with everything, report.html."""
+    """table1 to table3, fig3 to fig11, fig13 to fig22; convergence and settings, which the paper does not have; or all:
+    these, one table of all claims, claims.md, and one page with everything, report.html."""
     scale: Scale = "paper"
     """paper: full size; nano: the same in miniature, minutes a run on two CPU cores."""
     runs: Path = Path("runs")

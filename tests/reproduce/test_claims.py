@@ -19,6 +19,16 @@ def test_intervals_are_those_of_the_t_test() -> None:
     judged = More("", ("a", "x"), ("b", "x")).judge(NUMBERS)
     welch = ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
     assert f"{welch.low:.4g} to {welch.high:.4g}" in judged.evidence
+    assert judged.measured == pytest.approx((np.mean(A) - np.mean(B), welch.low, welch.high))
+    assert AtMost("", ("a", "x"), 1).judge(NUMBERS).measured == pytest.approx((np.mean(A), low, high))
+
+
+def test_what_a_claim_asks_is_told_with_or_without_numbers() -> None:
+    for numbers in (NUMBERS, {}):
+        assert More("", ("a", "x"), ("b", "x"), -0.05).judge(numbers).asks == "difference above -0.05"
+        assert AtLeast("", ("a", "x"), 0.99).judge(numbers).asks == "at least 0.99"
+        assert AtMost("", ("a", "x"), 0.8).judge(numbers).asks == "at most 0.8"
+    assert AtLeast("", ("one", "x"), 0.99).judge(NUMBERS).measured is None
 
 
 def test_two_quantities_of_the_same_runs_are_compared_seed_by_seed() -> None:

@@ -23,7 +23,9 @@ from emorl.config import to_json
 from emorl.experiments import read_experiments
 from emorl.representation import Budget, describe
 from emorl.reproduce import curves
+from emorl.reproduce.claims import AtLeast, More
 from emorl.reproduce.lab import Lab
+from emorl.reproduce.output import Content, Output, claims
 from emorl.reproduce.plan import PLAN
 from emorl.runs import read_json, training_minutes
 from emorl.train import train
@@ -101,6 +103,19 @@ def test_without_any_run_everything_says_what_is_missing(scale: str, tmp_path: P
             assert png(tmp_path / f"{name}.png").std() > 1  # says something
         assert f"wrote {tmp_path / name}.md" in out
     assert (tmp_path / "report.html").read_text().count("not run: emorl") > 20
+    rows = [line.split(" | ") for line in (tmp_path / "claims.md").read_text().splitlines() if line.startswith("| ")]
+    said = [claim["says"] for name in PLAN for claim in read_json(tmp_path / f"{name}.json")["claims"]]
+    assert [row[1] for row in rows[2:]] == said and {row[2] for row in rows[2:]} == {"not decided"}
+
+
+def test_every_claim_stands_in_one_table() -> None:
+    large = AtLeast("a is large", ("a", "x"), 0.5).judge({"a": {"x": [1.0, 1.25]}})
+    judged = [large, More("b", ("b", ""), ("c", "")).judge({})]
+    output = Output("fig7", "Fig. 7: refinement", "", "nano", Content({}, {}), {}, judged, None)
+    assert claims([output]).rows == [
+        ["Fig. 7", "a is large", "not decided", "1.12", "-0.463 to 2.71", "at least 0.5"],
+        ["Fig. 7", "b", "not decided", "–", "–", "difference above 0"],
+    ]
 
 
 def test_tables_say_it_in_the_cell_and_keep_the_published_value(tmp_path: Path) -> None:

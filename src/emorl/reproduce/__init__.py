@@ -10,7 +10,7 @@ from emorl.errors import InputError
 from emorl.experiments import Scale
 from emorl.files import write_whole
 from emorl.reproduce.lab import Lab
-from emorl.reproduce.output import Content, Output, notice, to_png
+from emorl.reproduce.output import Content, Output, claims, notice, to_png
 from emorl.reproduce.plan import PLAN
 from emorl.reproduce.report import report
 
@@ -24,7 +24,8 @@ def reproduce(name: str, lab: Lab, scale: Scale, out: Path, wrote: Callable[[Pat
         name: one of `NAMES`.
         lab: where experiments and runs are.
         scale: which experiments.
-        out: folder for NAME.md, NAME.json and, for figures, NAME.png; report.html of all.
+        out: folder for NAME.md, NAME.json and, for figures, NAME.png; of all also claims.md, every claim
+            and its verdict, and report.html, everything on one page.
         wrote: told of every file.
 
     Raises:
@@ -42,6 +43,7 @@ def reproduce(name: str, lab: Lab, scale: Scale, out: Path, wrote: Callable[[Pat
         outputs.append(make(one, lab, scale))
         write(outputs[-1], out, wrote)
     if name == "all":
+        _write(out / "claims.md", f"# Claims\n\n{claims(outputs).markdown()}\n".encode(), wrote)
         _write(out / "report.html", report(outputs, scale).encode(), wrote)
 
 

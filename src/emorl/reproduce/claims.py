@@ -31,6 +31,10 @@ class Judgement:
     says: str
     verdict: Verdict
     evidence: str
+    measured: tuple[float, float, float] | None = None
+    """A mean, or a difference of means, and its 95 % interval; None for fewer than two seeds."""
+    asks: str = ""
+    """Where the interval has to lie."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,26 @@ class More:
         """The runs that it is about."""
         return {self.larger[0], self.smaller[0]}
 
+    @property
+    def asks(self) -> str:
+        """The bound in words."""
+        return f"difference above {self.margin:g}"
+
     def judge(self, numbers: Numbers) -> Judgement:
         """By the interval of the difference of the means."""
         a, b = _values(numbers, self.larger), _values(numbers, self.smaller)
         if min(len(a), len(b)) < 2:
-            return Judgement(self.says, "not decided", _too_few({self.larger: a, self.smaller: b}))
+            return Judgement(self.says, "not decided", _too_few({self.larger: a, self.smaller: b}), asks=self.asks)
         paired = self.larger[0] == self.smaller[0] and len(a) == len(b)
         low, high = interval([x - y for x, y in zip(a, b, strict=True)]) if paired else welch(a, b)
-        evidence = (
-            f"{_named(self.larger)} {statistics.fmean(a):.4g}, {_named(self.smaller)} {statistics.fmean(b):.4g}; "
-        )
+        means = statistics.fmean(a), statistics.fmean(b)
         return Judgement(
-            self.says, _verdict(low, high, self.margin), evidence + _interval("difference", low, high, self.margin)
+            self.says,
+            _verdict(low, high, self.margin),
+            f"{_named(self.larger)} {means[0]:.4g}, {_named(self.smaller)} {means[1]:.4g}; "
+            + _interval("difference", low, high, self.margin),
+            (means[0] - means[1], low, high),
+            self.asks,
         )
 
 
@@ -76,16 +88,22 @@ class AtLeast:
         """The runs that it is about."""
         return {self.place[0]}
 
+    @property
+    def asks(self) -> str:
+        """The bound in words."""
+        return f"{'at least' if self.sign > 0 else 'at most'} {self.bound:g}"
+
     def judge(self, numbers: Numbers) -> Judgement:
         """By the interval of the mean."""
         values = _values(numbers, self.place)
         if len(values) < 2:
-            return Judgement(self.says, "not decided", _too_few({self.place: values}))
+            return Judgement(self.says, "not decided", _too_few({self.place: values}), asks=self.asks)
         low, high = interval(values)
         ends = (self.sign * low, self.sign * high)
         verdict = _verdict(min(ends), max(ends), self.sign * self.bound)
-        told = _interval("mean", low, high, self.bound)
-        return Judgement(self.says, verdict, f"{_named(self.place)} {statistics.fmean(values):.4g}; {told}")
+        mean, told = statistics.fmean(values), _interval("mean", low, high, self.bound)
+        evidence = f"{_named(self.place)} {mean:.4g}; {told}"
+        return Judgement(self.says, verdict, evidence, (mean, low, high), self.asks)
 
 
 class AtMost(AtLeast):

@@ -88,6 +88,20 @@ class Output:
         }
 
 
+def claims(outputs: Sequence[Output]) -> Table:
+    """All that the paper says of these tables and figures, and whether it holds."""
+    rows = []
+    for output in outputs:
+        for judged in output.judgements:
+            told = ["–", "–"] if judged.measured is None else _measured(*judged.measured)
+            rows.append([output.title.split(":")[0], judged.says, judged.verdict, *told, judged.asks])
+    return Table(["", "claim", "verdict", "measured", "95 % interval", "asked"], rows)
+
+
+def _measured(value: float, low: float, high: float) -> list[str]:
+    return [f"{value:.3g}", f"{low:.3g} to {high:.3g}"]
+
+
 def notice(title: str, told: str) -> Figure:
     """What stands in the place of a picture that cannot be drawn."""
     lines = textwrap.wrap(told, 110, break_on_hyphens=False)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from emorl.reproduce.output import Output, Table
+from emorl.reproduce.output import Output, Table, claims
 from emorl.version import __version__
 
 _STYLE = """
@@ -36,6 +36,7 @@ def report(outputs: Sequence[Output], scale: str) -> str:
             f"<style>{_STYLE}</style></head><body>",
             "<h1>The tables and figures of EfficientMORL, made anew</h1>",
             f"<p>{_introduction(scale)}</p><p>Claims: {counts}.</p><p>{links}</p>",
+            _table(claims(outputs)),
             *map(_section, outputs),
             f"<p>emorl {escape(__version__)}</p></body></html>",
             "",
