@@ -180,7 +180,7 @@ PLAN: dict[str, Item] = {
                 for what in ("without GECO", "bottom-up prior", "reversed prior")
             ),
             More(
-                "Tetrominoes: without GECO the KL collapses",
+                "Tetrominoes: without GECO the KL ends lower",
                 ("Tetrominoes: EfficientMORL", "KL"),
                 ("Tetrominoes: without GECO", "KL"),
             ),
