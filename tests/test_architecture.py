@@ -221,6 +221,19 @@ print(json.dumps({"loaded": sorted(sys.modules), "same_environment": before == d
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_line_loads_what_is_asked_for(tmp_path: Path) -> None:
+    code = """
+import contextlib, io, json, sys
+from emorl.cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    codes = [main([word]) for word in ("--help", "--version")]
+print(json.dumps({"codes": codes, "loaded": sorted(sys.modules)}))
+"""
+    result = run_fresh(code, tmp_path)
+    assert result["codes"] == [0, 0] and isinstance(result["loaded"], list)
+    assert not {"numpy", "torch", "tyro", "rich", "emorl.cli.demo"} & set(result["loaded"])
+
+
 def test_importing_every_module_changes_no_state(tmp_path: Path) -> None:
     names = [name for name in MODULES if unit(name) != "__main__"]
     result = run_fresh(

@@ -305,7 +305,7 @@ def test_exit_codes(
 ) -> None:
     rows = [SeedRow(i, Path("run"), state, "[why]", 7, 1.25, ("warning: it",)) for i, state in enumerate(states)]
     rows = [replace(row, step=14, result={"mse": {"mean": 0.5}}) if row.state == "finished" else row for row in rows]
-    monkeypatch.setattr("emorl.cli.train_seeds", lambda *given, **options: rows)
+    monkeypatch.setattr("emorl.cli.train.train_seeds", lambda *given, **options: rows)
     given = words(CONFIG, tmp_path / "run", 2)
     assert main(["train", *given]) == code
     out, err = capsys.readouterr()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import entropy
+from scipy.special import entr
 
 from emorl.metrics.factors import FactorScores, split
 
@@ -180,5 +180,6 @@ def _concentration(rows: np.ndarray) -> np.ndarray:
     result = np.full(len(rows), np.nan)
     used = rows.any(axis=1)
     if rows.shape[1] > 1 and used.any():
-        result[used] = np.clip(1 - entropy(rows[used], base=rows.shape[1], axis=1), 0, 1)
+        shares = rows[used] / rows[used].sum(axis=1, keepdims=True)
+        result[used] = np.clip(1 - entr(shares).sum(axis=1) / np.log(rows.shape[1]), 0, 1)
     return result
