@@ -234,6 +234,15 @@ print(json.dumps({"codes": codes, "loaded": sorted(sys.modules)}))
     assert not {"numpy", "torch", "tyro", "rich", "emorl.cli.demo"} & set(result["loaded"])
 
 
+def test_loading_and_scoring_weights_needs_neither_pictures_nor_training() -> None:
+    reached, more = set(), {"emorl.api", "emorl.cli.evaluate"}
+    while more:
+        reached |= more
+        more = set().union(*(IMPORTS[name] for name in more)) & set(MODULES) - reached
+    assert {"emorl.evaluation", "emorl.models.efficientmorl"} <= reached
+    assert not {"emorl.figures", "emorl.train"} & reached
+
+
 def test_importing_every_module_changes_no_state(tmp_path: Path) -> None:
     names = [name for name in MODULES if unit(name) != "__main__"]
     result = run_fresh(

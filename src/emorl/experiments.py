@@ -30,11 +30,12 @@ from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.progress import bar
 from emorl.errors import InputError
 from emorl.files import held
+from emorl.precision import pick_device
 from emorl.presets import preset
 from emorl.results import Known, hardware, known_results
 from emorl.runs import newest_checkpoint, read_json, training_minutes, write_json
 from emorl.seeds import check_same_config
-from emorl.train import pick_device, train
+from emorl.train import train
 from emorl.version import __version__
 
 Scale = Literal["paper", "nano"]

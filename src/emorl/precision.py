@@ -1,4 +1,4 @@
-"""What a model computes in, chosen for the hardware and written down with the run.
+"""Where and in what a model computes, chosen for the hardware and written down with the run.
 
 Parameters, optimizer, attention, likelihood and KL are float32 always. Convolutions, in channels-last order, may run
 in bfloat16 where the hardware multiplies it natively: there they are 1.3 to 3 times faster.
@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from emorl.errors import InputError, first_line
 from emorl.nn.convs import Conv2d, ConvStack, ConvTranspose2d
 
 Precision = Literal["float32", "bfloat16"]
@@ -19,6 +20,20 @@ Precision = Literal["float32", "bfloat16"]
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
 """Decoders keep the output of a layer below this by decoding a few images at a time: on a CPU it then stays in the
 cache, and is not given back to the system and cleared by it time and again."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one; raises InputError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("choose cpu, cuda or mps")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name} cannot be used ({first_line(error)})") from None
+    return device
 
 
 def native_bfloat16(device: torch.device) -> bool:

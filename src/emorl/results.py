@@ -18,10 +18,9 @@ from emorl.errors import InputError
 from emorl.evaluation import BATCH_SIZE, DEFINITIONS, evaluate
 from emorl.feed import Feed, feed
 from emorl.models.base import InferOptions, Model
-from emorl.precision import Precision
+from emorl.precision import Precision, pick_device
 from emorl.representation import describe
 from emorl.runs import find_weights, load_weights, newest_checkpoint, read_json, training_minutes, write_json
-from emorl.train import pick_device
 from emorl.version import __version__
 
 Advance = Callable[[int], None]

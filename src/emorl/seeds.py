@@ -28,9 +28,10 @@ from emorl.data.base import Source
 from emorl.distributed import world_size
 from emorl.errors import InputError
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
+from emorl.precision import pick_device
 from emorl.results import Known
 from emorl.runs import log_rows, newest_checkpoint, read_json, training_minutes
-from emorl.train import open_data, pick_device, train
+from emorl.train import open_data, train
 
 State = Literal["finished", "time", "interrupted", "failed", "left"]
 """How a call of `train` ended; failed: by an error; left: a cluster goes on with it."""

@@ -32,7 +32,7 @@ from emorl.data.protocols import Split
 from emorl.data.sources import DATASETS, open_source
 from emorl.distributed import Group, process_group
 from emorl.engine import Engine, StepValues
-from emorl.errors import InputError, first_line
+from emorl.errors import InputError
 from emorl.evaluation import score
 from emorl.figures import decomposition_sheet
 from emorl.geco import GecoState
@@ -41,7 +41,7 @@ from emorl.metrics.collapse import Sign, signs_of_collapse
 from emorl.metrics.summary import summarise
 from emorl.models import build_model
 from emorl.models.base import InferOptions, Model, TrainState
-from emorl.precision import choose, place
+from emorl.precision import choose, pick_device, place
 from emorl.runs import (
     cut_log,
     drop_checkpoints_from,
@@ -291,20 +291,6 @@ class Run:
             if sign not in self.warned:
                 self.warned.add(sign)
                 self.report(f"warning: step {self.step}: {line}")
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; raises InputError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("choose cpu, cuda or mps")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name} cannot be used ({first_line(error)})") from None
-    return device
 
 
 class Restored(NamedTuple):

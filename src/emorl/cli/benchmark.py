@@ -30,9 +30,8 @@ from emorl.cli.shared import check_json, parse, save_json
 from emorl.data.progress import bar
 from emorl.errors import InputError
 from emorl.figures import save_figure
-from emorl.precision import Precision, native_bfloat16
+from emorl.precision import Precision, native_bfloat16, pick_device
 from emorl.presets import preset
-from emorl.train import pick_device
 
 
 @dataclass(frozen=True)

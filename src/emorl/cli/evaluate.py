@@ -22,12 +22,11 @@ from emorl.errors import InputError
 from emorl.evaluation import BATCH_SIZE
 from emorl.feed import feed
 from emorl.models.base import InferOptions
-from emorl.precision import Precision
+from emorl.precision import Precision, pick_device
 from emorl.representation import are_active, describe
 from emorl.representation import num_steps as num_describing_steps
 from emorl.results import evaluate_feed, is_run, keep_results
 from emorl.runs import find_weights, load_weights, newest_checkpoint
-from emorl.train import pick_device
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from emorl.errors import InputError
 from emorl.feed import feed, image_size
 from emorl.figures import check_figure_path, contact_sheet, save_figure
 from emorl.models.base import InferOptions
+from emorl.precision import pick_device
 from emorl.runs import find_weights, load_weights
 from emorl.sample import sample as draw_scenes
-from emorl.train import pick_device
 from emorl.traverse import num_steps as num_ranging_steps
 from emorl.traverse import ranges
 from emorl.traverse import traverse as run_traversal

@@ -11,9 +11,9 @@ from tyro.conf import Positional
 from emorl.cli.shared import parse
 from emorl.data.progress import bar
 from emorl.experiments import Scale, read_experiments
+from emorl.precision import pick_device
 from emorl.reproduce import reproduce as run_reproduction
 from emorl.reproduce.lab import Lab
-from emorl.train import pick_device
 
 
 @dataclass(frozen=True)
