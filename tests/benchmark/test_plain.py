@@ -27,7 +27,7 @@ SMALL = EfficientMORLConfig(
     decoder="subpixel",
     patch=PatchConfig(2, 10, 2, 3, 8, 3, 1),
 )
-NETWORKS = list(itertools.product(("conv", "patch"), ("broadcast", "small", "deconv", "subpixel")))
+NETWORKS = list(itertools.product(("conv", "patch"), ("broadcast", "small", "deconv", "subpixel", "modulated")))
 
 
 def pair(config: EfficientMORLConfig = SMALL) -> tuple[EfficientMORL, PlainEfficientMORL]:

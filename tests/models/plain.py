@@ -180,11 +180,15 @@ def decode(w: Weights, config: EfficientMORLConfig, z: Tensor, height: int, widt
         "broadcast": (height + 10, width + 10, 0),
         "small": (height + 6, width + 6, 0),
         "deconv": (math.ceil(height / 16), math.ceil(width / 16), 0),
-        "subpixel": (math.ceil(height / patch), math.ceil(width / patch), config.patch.decoder_waves),
-    }[kind]
-    num_layers = {"broadcast": 5, "small": 4, "deconv": 6, "subpixel": config.patch.decoder_layers}[kind]
-    tile = z.reshape(*z.shape, 1, 1).repeat(1, 1, rows, columns)
-    x = tile + linear(w, "decoder.position", grid(rows, columns, waves)).permute(2, 0, 1)
+    }.get(kind, (math.ceil(height / patch), math.ceil(width / patch), config.patch.decoder_waves))
+    num_layers = {"broadcast": 5, "small": 4, "deconv": 6}.get(kind, config.patch.decoder_layers)
+    if kind == "modulated":
+        features = grid(rows, columns, waves)  # rows columns F
+        projections = linear(w, "decoder.projection", z).reshape(len(z), -1, features.shape[-1])  # K C F
+        x = torch.stack([features @ projection.T for projection in projections]).permute(0, 3, 1, 2)
+    else:
+        tile = z.reshape(*z.shape, 1, 1).repeat(1, 1, rows, columns)
+        x = tile + linear(w, "decoder.position", grid(rows, columns, waves)).permute(2, 0, 1)
     for i in range(num_layers):
         kernel, bias = w[f"decoder.layers.{2 * i}.weight"], w[f"decoder.layers.{2 * i}.bias"]
         if kind == "deconv":
@@ -194,7 +198,7 @@ def decode(w: Weights, config: EfficientMORLConfig, z: Tensor, height: int, widt
             x = F.conv2d(x, kernel, bias, padding=0 if kind == "broadcast" else 1)
         if i < num_layers - 1:
             x = F.elu(x) if kind == "broadcast" else torch.relu(x)
-    if kind == "subpixel":  # channel (c, dy, dx) at (i, j) is pixel (i p + dy, j p + dx) of channel c
+    if kind in ("subpixel", "modulated"):  # channel (c, dy, dx) at (i, j) is pixel (i p + dy, j p + dx) of channel c
         x = x.reshape(-1, 4, patch, patch, rows, columns).permute(0, 1, 4, 2, 5, 3)
         x = x.reshape(-1, 4, rows * patch, columns * patch)
     x = x[:, :, :height, :width]

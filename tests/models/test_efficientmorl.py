@@ -107,7 +107,7 @@ def latent_cases() -> list[Case]:
 NETWORK_CASES = [
     Case("reversed++", 1, 1, encoder=encoder, decoder=decoder, likelihood=likelihood, geco="after")
     for encoder, decoder, likelihood in itertools.product(
-        ("conv", "patch"), ("broadcast", "small", "deconv", "subpixel"), ("gaussian", "mixture")
+        ("conv", "patch"), ("broadcast", "small", "deconv", "subpixel", "modulated"), ("gaussian", "mixture")
     )
 ]
 

@@ -15,6 +15,7 @@ from emorl.nn.decoders import (
     broadcast_decoder,
     conv_of_tiled,
     masks_and_colours,
+    modulated_decoder,
     small_decoder,
     subpixel_decoder,
 )
@@ -25,6 +26,7 @@ DECODERS: dict[str, Callable[[], nn.Module]] = {
     "small": lambda: small_decoder(D),
     "deconv": lambda: DeconvDecoder(D, channels=6),
     "subpixel": lambda: subpixel_decoder(D, channels=6, patch=3, num_layers=3, num_waves=2),
+    "modulated": lambda: modulated_decoder(D, channels=6, patch=3, num_layers=2, num_waves=2),
 }
 
 
@@ -98,12 +100,16 @@ def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
         for layer in decoder.layers:  # type: ignore[union-attr]
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.weight.copy_(layer.weight.mT.clone())
-        w = decoder.position.weight  # type: ignore[union-attr]
-        waves = list(range(4, w.shape[1]))
-        half = len(waves) // 2
-        # Falling rows, rising rows, rising columns, falling columns.
-        w.copy_(w[:, [3, 2, 1, 0, *waves[half:], *waves[:half]]].clone())
-        if kind == "subpixel":  # the last layer's channels hold a 3 x 3 patch each
+        if kind == "modulated":  # rows and columns of the grid are those of each channel's projection
+            weights = [decoder.projection.weight.view(6, -1, D), decoder.projection.bias.view(6, -1)]  # type: ignore
+        else:
+            weights = [decoder.position.weight]  # type: ignore[union-attr]
+        for w in weights:
+            waves = list(range(4, w.shape[1]))
+            half = len(waves) // 2
+            # Falling rows, rising rows, rising columns, falling columns.
+            w.copy_(w[:, [3, 2, 1, 0, *waves[half:], *waves[:half]]].clone())
+        if kind in ("subpixel", "modulated"):  # the last layer's channels hold a 3 x 3 patch each
             last = decoder.layers[-1]  # type: ignore[index,union-attr]
             turn = torch.arange(36).view(4, 3, 3).mT.flatten()
             last.weight.copy_(last.weight[turn].clone())
@@ -113,7 +119,11 @@ def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
 
 def test_sizes_cut_at_the_right_and_bottom_continue_the_same_picture() -> None:
     torch.manual_seed(0)
-    for kind, whole, part in (("deconv", (32, 48), (30, 41)), ("subpixel", (9, 12), (7, 11))):
+    for kind, whole, part in (
+        ("deconv", (32, 48), (30, 41)),
+        ("subpixel", (9, 12), (7, 11)),
+        ("modulated", (9, 12), (7, 11)),
+    ):
         decoder, z = DECODERS[kind]().double(), codes()
         expected = decoder.draw(z, *whole)[..., : part[0], : part[1]]
         torch.testing.assert_close(decoder.draw(z, *part), expected, rtol=1e-12, atol=1e-14)

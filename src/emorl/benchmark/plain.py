@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from emorl.eager_vjp import EagerNLL
 from emorl.models.efficientmorl import EfficientMORL, Mode
-from emorl.nn.decoders import ConvDecoder, PixelDecoder
+from emorl.nn.decoders import ConvDecoder, DeconvDecoder, ModulatedDecoder, PixelDecoder
 from emorl.nn.encoders import ImageEncoder, pad_to_multiple
 from emorl.nn.grids import position_grid
 from emorl.prob import LIKELIHOODS
@@ -40,24 +40,34 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """A `PixelDecoder` with its weights: tile the code, add the grid, run the layers."""
+    """A `PixelDecoder` with its weights: where code and grid meet, at every position, then the layers."""
 
     def __init__(self, decoder: PixelDecoder) -> None:
         super().__init__()
+        self.margin, self.scale, self.patch, self.num_waves = 0, 16, 1, 0
+        if isinstance(decoder, ConvDecoder | ModulatedDecoder):
+            self.scale, self.patch, self.num_waves = decoder.patch, decoder.patch, decoder.num_waves
         if isinstance(decoder, ConvDecoder):
-            self.margin, self.scale, self.patch = decoder.margin, decoder.patch, decoder.patch
-            self.num_waves = decoder.num_waves
-        else:
-            self.margin, self.scale, self.patch, self.num_waves = 0, 16, 1, 0
+            self.margin = decoder.margin
         self.layers = nn.Sequential(*decoder.layers)
-        self.position = decoder.position
+        self.position: nn.Linear | None = None
+        if isinstance(decoder, ModulatedDecoder):
+            self.projection = decoder.projection
+        elif isinstance(decoder, ConvDecoder | DeconvDecoder):
+            self.position = decoder.position
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n 4 H W."""
         h, w = -(-height // self.scale) + self.margin, -(-width // self.scale) + self.margin
-        grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
-        x = self.layers(z[:, :, None, None] + grid.contiguous())  # else the sum takes the grid's order
+        grid = position_grid(h, w, z, self.num_waves)  # F h w
+        x = self.layers(self._meet(z, grid))
         return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
+
+    def _meet(self, z: Tensor, grid: Tensor) -> Tensor:
+        if self.position is None:
+            return torch.einsum("ncf,fhw->nchw", self.projection(z).view(len(z), -1, grid.shape[0]), grid)
+        grid = self.position(grid.permute(1, 2, 0)).permute(2, 0, 1)  # D h w
+        return z[:, :, None, None] + grid.contiguous()  # else the sum takes the grid's order
 
     def draw(self, z: Tensor, height: int, width: int) -> Tensor:
         """The same: its pixels are in the order of a picture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +30,7 @@ from emorl.cli.shared import check_json, parse, save_json
 from emorl.data.progress import bar
 from emorl.errors import InputError
 from emorl.figures import save_figure
+from emorl.models.efficientmorl import DecoderKind
 from emorl.precision import Precision, native_bfloat16, pick_device
 from emorl.presets import preset
 
@@ -58,7 +59,7 @@ class Benchmark:
     """K."""
     num_layers: int | None = None
     """L."""
-    decoder: Literal["broadcast", "small", "deconv", "subpixel"] | None = None
+    decoder: DecoderKind | None = None
     """See the presets."""
     precision: tuple[Precision, ...] = ()
     """Of our convolutions; by default float32 and, where the hardware has it, bfloat16. --sweep and --models take the

@@ -40,6 +40,7 @@ from emorl.nn.decoders import (
     PixelDecoder,
     broadcast_decoder,
     masks_and_colours,
+    modulated_decoder,
     small_decoder,
     subpixel_decoder,
 )
@@ -50,10 +51,13 @@ from emorl.noise import Noise, as_noise
 from emorl.prob import LIKELIHOODS, Gaussian, Likelihood, gaussian_kl
 from emorl.types import Decoding, Inference, Layer, Loss, Posterior, Step
 
+DecoderKind = Literal["broadcast", "small", "deconv", "subpixel", "modulated"]
+"""See `emorl.nn.decoders`."""
+
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """Sizes of the patch encoder and the sub-pixel decoder, ours; the paper's networks have no free sizes."""
+    """Sizes of the patch encoder and of the decoders by patches, ours; the paper's networks have no free sizes."""
 
     encoder_patch: int = 2
     """Pixels per token and side."""
@@ -100,10 +104,10 @@ class EfficientMORLConfig:
     """Eq. 8, or (I + 3 - i) / (I + 1) for i = 0..I."""
     encoder: Literal["conv", "patch"] = "conv"
     """The paper's, or ours for laptops."""
-    decoder: Literal["broadcast", "small", "deconv", "subpixel"] = "broadcast"
-    """The paper's for CLEVR6 and Multi-dSprites, for Tetrominoes, for E-X-S in Fig. 10, or ours for laptops."""
+    decoder: DecoderKind = "broadcast"
+    """The paper's for CLEVR6 and Multi-dSprites, for Tetrominoes, for E-X-S in Fig. 10, or two of ours for laptops."""
     patch: PatchConfig = PatchConfig()
-    """Used by the patch encoder and the sub-pixel decoder."""
+    """Used by the patch encoder and the sub-pixel and modulated decoders."""
     initial_weights: Literal["released", "pytorch", "keras"] = "released"
     """Xavier normal of gain 0.02 for most layers; PyTorch's defaults for all of them; both with a DualGRU of standard
     normal weights. Or Keras's defaults, of the DualGRU too."""
@@ -241,7 +245,8 @@ class EfficientMORL(BaseModel):
         elif config.decoder == "deconv":
             self.decoder = DeconvDecoder(dim)
         else:
-            self.decoder = subpixel_decoder(
+            by_patches = subpixel_decoder if config.decoder == "subpixel" else modulated_decoder
+            self.decoder = by_patches(
                 dim, patch.decoder_channels, patch.decoder_patch, patch.decoder_layers, patch.decoder_waves
             )
         self.attention = SetAttention(channels, dim)

@@ -1,9 +1,9 @@
 """Decoders: codes to mask logits and RGB, each slot by itself.
 
-All start from a code tiled over a grid plus a projected position grid. The first convolution then acts on a constant
-field plus a fixed grid, conv(tile(z) + grid) = (sums of kernel taps) z + conv(grid): the second term is shared by
-all images and slots, and the first takes few values (one inside, others along borders with zero padding), so they
-are computed once and then repeated. Exact, and a layer cheaper.
+All but `ModulatedDecoder` start from a code tiled over a grid plus a projected position grid. The first convolution
+then acts on a constant field plus a fixed grid, conv(tile(z) + grid) = (sums of kernel taps) z + conv(grid): the
+second term is shared by all images and slots, and the first takes few values (one inside, others along borders with
+zero padding), so they are computed once and then repeated. Exact, and a layer cheaper.
 
 Axes: n = B K codes, D code width, H W pixels.
 """
@@ -146,7 +146,6 @@ class PixelDecoder(nn.Module):
 
     patch = 1
     layers: ConvStack
-    position: nn.Linear
 
     def __call__(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n 4 p^2 P: RGB before its sigmoid first, mask logit last."""
@@ -218,6 +217,41 @@ class ConvDecoder(PixelDecoder):
         return -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
 
 
+class ModulatedDecoder(PixelDecoder):
+    """Stride-1 convolutions over position features that the code projects, at a multiple of `patch` pixels.
+
+    Where the others add code and position, here they multiply: with features g(p) of position p, F in number,
+
+        x(p) = (W z + b) g(p),   W z + b of C x F
+
+    is what the first convolution sees. To move an object is then to turn a few numbers of the code: a distance to a
+    border, or a wave's phase, shifts linearly. A sum needs a layer of units for that first.
+    """
+
+    def __init__(self, dim: int, layers: ConvStack, channels: int, patch: int = 1, num_waves: int = 0) -> None:
+        super().__init__()
+        self.layers = layers
+        self.patch = patch
+        self.num_waves = num_waves
+        self.projection = nn.Linear(dim, channels * (4 + 2 * num_waves))
+
+    def forward(self, z: Tensor, height: int, width: int) -> Tensor:
+        """See `PixelDecoder.__call__`."""
+        h, w = self._grid_size(height, width)
+        features = position_grid(h, w, z, self.num_waves).flatten(1)  # F hw
+        projections = self.projection(z).view(z.shape[0], -1, features.shape[0])  # n C F
+        x = torch.matmul(features.mT, projections.mT)  # n hw C, the order of channels last
+        out: Tensor = self.layers(x.view(z.shape[0], h, w, -1).permute(0, 3, 1, 2))  # n 4p^2 h w
+        return out.reshape(z.shape[0], 4, self.patch**2, -1)
+
+    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
+        """See the function of this name."""
+        return images_per_chunk(self.layers, num_slots, *self._grid_size(height, width))
+
+    def _grid_size(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // self.patch), -(-width // self.patch)
+
+
 class DeconvDecoder(PixelDecoder):
     """Slot Attention's: a tile of H/16 x W/16, enlarged by four strided transposed convolutions.
 
@@ -265,8 +299,19 @@ def small_decoder(dim: int) -> ConvDecoder:
 
 def subpixel_decoder(dim: int, channels: int, patch: int, num_layers: int, num_waves: int) -> ConvDecoder:
     """Ours, for laptops: 3x3 convolutions on a grid of patches, then a sub-pixel convolution."""
+    layers = _subpixel_layers(dim, channels, patch, num_layers)
+    return ConvDecoder(dim, layers, margin=0, patch=patch, num_waves=num_waves)
+
+
+def modulated_decoder(dim: int, channels: int, patch: int, num_layers: int, num_waves: int) -> ModulatedDecoder:
+    """Ours, for laptops: the sub-pixel decoder's convolutions over positions that the code projects."""
+    layers = _subpixel_layers(channels, channels, patch, num_layers)
+    return ModulatedDecoder(dim, layers, channels, patch, num_waves)
+
+
+def _subpixel_layers(inputs: int, channels: int, patch: int, num_layers: int) -> ConvStack:
     layers: list[nn.Module] = []
-    for i in range(num_layers - 1):
-        layers += [nn.Conv2d(dim if i == 0 else channels, channels, 3, padding=1), nn.ReLU()]
-    layers += [nn.Conv2d(channels if layers else dim, 4 * patch**2, 3, padding=1)]
-    return ConvDecoder(dim, ConvStack(*layers), margin=0, patch=patch, num_waves=num_waves)
+    for _ in range(num_layers - 1):
+        layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+        inputs = channels
+    return ConvStack(*layers, nn.Conv2d(inputs, 4 * patch**2, 3, padding=1))
