@@ -573,7 +573,11 @@ def test_output_that_nobody_takes_is_one_line_or_none(code: str, end: str, lines
     assert len(told) == len(lines) and all(map(fnmatch, told, lines))
 
 
-@pytest.mark.parametrize("failure", [MemoryError, lambda: torch.empty(2**60, dtype=torch.uint8)])
+def out_of_gpu_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("failure", [MemoryError, lambda: torch.empty(2**60, dtype=torch.uint8), out_of_gpu_memory])
 def test_too_little_memory_is_one_line(
     failure: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

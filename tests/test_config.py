@@ -110,6 +110,11 @@ def test_a_wrong_type_is_named(content: Json, name: str, value: object) -> None:
     assert field in refusal(content)
 
 
+def test_of_a_choice_that_is_none_the_choices_are_told(content: Json) -> None:
+    content["model"]["decoder"] = "big"
+    assert "decoder cannot be 'big'; there are: broadcast, small, deconv" in refusal(content)
+
+
 @pytest.mark.parametrize("name", ["unknown", "", None, 3, ["efficientmorl"], {}])
 def test_an_unknown_model_is_refused_with_those_there_are(content: Json, name: object) -> None:
     content["model"]["name"] = name

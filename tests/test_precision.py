@@ -50,7 +50,7 @@ def gradient(model: nn.Module, images: Tensor, num_steps: int) -> tuple[Tensor, 
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), loss.terms
 
 
-@pytest.mark.parametrize("name", ["tetrominoes", "multi-dsprites", "clevr6", "nano"])
+@pytest.mark.parametrize("name", ["tetrominoes", "multi-dsprites", "clevr6", "nano", "tetrominoes-fast"])
 def test_the_whole_gradient_changes_little(name: str) -> None:
     torch.manual_seed(0)
     model = EfficientMORL(preset(name).model)
@@ -101,9 +101,11 @@ def test_placing_reaches_every_stack() -> None:
     assert all(stack.compute_dtype is None for stack in stacks)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 10**5])
-def test_chunks_change_no_result(chunk_bytes: int) -> None:
-    model = EfficientMORL(preset("multi-dsprites").model).double()
+@pytest.mark.parametrize(
+    ("name", "chunk_bytes"), [("multi-dsprites", 1), ("multi-dsprites", 10**5), ("tetrominoes-fast", 1)]
+)
+def test_chunks_change_no_result(name: str, chunk_bytes: int) -> None:
+    model = EfficientMORL(preset(name).model).double()
     random_weights(model, seed=1)
     images = torch.randint(0, 256, (5, 3, 7, 10), dtype=torch.uint8)
     whole, terms = gradient(model, images, 1)

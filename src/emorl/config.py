@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import dacite
 
@@ -145,6 +145,10 @@ def _build(kind: type[T], content: Mapping[str, Any], where: str) -> T:
     try:
         fields = {key: _tuples(value) for key, value in content.items()}
         return dacite.from_dict(kind, fields, dacite.Config(strict=True))
+    except dacite.WrongTypeError as error:
+        choices = get_args(error.field_type) if get_origin(error.field_type) is Literal else ()
+        wanted = f"; there are: {', '.join(map(str, choices))}" if choices else ""
+        raise InputError(f"{where}: {error.field_path} cannot be {error.value!r}{wanted}") from None
     except dacite.DaciteError as error:
         raise InputError(f"{where}: {error}") from None
 

@@ -108,6 +108,11 @@ def test_the_largest_batch_is_within_the_budget_and_the_next_is_not() -> None:
         assert peak(kind, batch) <= 1.01 * budget and peak(kind, batch + 1) > 0.99 * budget
 
 
+def test_a_decoder_that_a_model_does_not_have_is_refused() -> None:
+    with pytest.raises(InputError, match="slot-attention/nano: decoder cannot be 'modulated'; there are: deconv"):
+        preset_points("slot-attention/nano", decoder="modulated")
+
+
 def test_what_holds_much_memory_is_not_counted_again_but_read_off_a_straight_line() -> None:
     """Thousands of images, a few at a time, take minutes to count; how many fit is known from a few hundred."""
     counted: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_shipped_weights_are_those_of_pytorch(name: str, tmp_path: Path) -> None
     images = torch.from_numpy(source.read(np.arange(4)).image).permute(0, 3, 1, 2) / 255
     check(model, images, tmp_path, metadata, atol=1e-4)
     assert metadata == read_json(tmp_path / "model.json")
+
+
+def test_a_modulated_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(tiny.MODEL, decoder="modulated"))
+    assert isinstance(model, nn.Module)
+    model.eval()
+    check(model, torch.rand(2, 3, *SIZE), tmp_path, export_networks(model, SIZE, tmp_path), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from torch import nn
 from emorl.benchmark.counters import Work, largest_batch, peak_bytes
 from emorl.benchmark.plain import PlainEfficientMORL
 from emorl.benchmark.timing import floor_seconds, interleaved, machine, machine_rates
+from emorl.config import model_from_json, model_to_json
 from emorl.engine import EAGER_STEPS, Engine
 from emorl.errors import InputError
 from emorl.models import MODELS, ModelConfig, build_model, model_name
@@ -155,7 +156,8 @@ def preset_points(
     known = {field.name for field in fields(config.model)}
     if unknown := sorted(changes.keys() - known):
         raise InputError(f"the model of {name} has no {unknown[0]}")
-    changed = at_size(replace(config.model, **changes), size)
+    changed = model_from_json(model_to_json(replace(config.model, **changes)), f"the model of {name}")
+    changed = at_size(changed, size)
     return [Point(name, changed, size, batch_size, count) for count in steps]
 
 

@@ -1,9 +1,10 @@
 """The plain formulation of EfficientMORL: the baseline that its times and memory are compared with.
 
 What a careful reader of the paper would write in ordinary PyTorch. Every decode stays in the graph of the training
-step: refinement differentiates it by its codes, and the training backward runs through it again. Codes are tiled over
-the grid and go through every convolution; nothing is computed in place or a few images at a time, and memory is laid
-out as PyTorch lays it out unasked. The results are those of `emorl.models.efficientmorl`, loss and gradients included.
+step: refinement differentiates it by its codes, and the training backward runs through it again. Codes meet the grid
+at every position and go through every convolution; nothing is computed in place or a few images at a time, and memory
+is laid out as PyTorch lays it out unasked. The results are those of `emorl.models.efficientmorl`, loss and gradients
+included.
 
 This class changes methods of its parent, which models must not do: so the two cannot differ in anything else.
 """
@@ -44,17 +45,11 @@ class PlainDecoder(nn.Module):
 
     def __init__(self, decoder: PixelDecoder) -> None:
         super().__init__()
-        self.margin, self.scale, self.patch, self.num_waves = 0, 16, 1, 0
-        if isinstance(decoder, ConvDecoder | ModulatedDecoder):
-            self.scale, self.patch, self.num_waves = decoder.patch, decoder.patch, decoder.num_waves
-        if isinstance(decoder, ConvDecoder):
-            self.margin = decoder.margin
+        self.margin, self.patch, self.num_waves = decoder.margin, decoder.patch, decoder.num_waves
+        self.scale = 16 if isinstance(decoder, DeconvDecoder) else decoder.patch
         self.layers = nn.Sequential(*decoder.layers)
-        self.position: nn.Linear | None = None
-        if isinstance(decoder, ModulatedDecoder):
-            self.projection = decoder.projection
-        elif isinstance(decoder, ConvDecoder | DeconvDecoder):
-            self.position = decoder.position
+        self.projection = decoder.projection if isinstance(decoder, ModulatedDecoder) else None
+        self.position = decoder.position if isinstance(decoder, ConvDecoder | DeconvDecoder) else None
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n 4 H W."""
@@ -64,8 +59,9 @@ class PlainDecoder(nn.Module):
         return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
 
     def _meet(self, z: Tensor, grid: Tensor) -> Tensor:
-        if self.position is None:
+        if self.projection is not None:
             return torch.einsum("ncf,fhw->nchw", self.projection(z).view(len(z), -1, grid.shape[0]), grid)
+        assert self.position is not None
         grid = self.position(grid.permute(1, 2, 0)).permute(2, 0, 1)  # D h w
         return z[:, :, None, None] + grid.contiguous()  # else the sum takes the grid's order
 

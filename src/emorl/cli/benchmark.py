@@ -60,7 +60,7 @@ class Benchmark:
     num_layers: int | None = None
     """L."""
     decoder: DecoderKind | None = None
-    """See the presets."""
+    """EfficientMORL's; Slot Attention and Slot MLP have deconv, small and subpixel."""
     precision: tuple[Precision, ...] = ()
     """Of our convolutions; by default float32 and, where the hardware has it, bfloat16. --sweep and --models take the
     last one."""

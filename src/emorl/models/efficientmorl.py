@@ -245,7 +245,7 @@ class EfficientMORL(BaseModel):
         elif config.decoder == "deconv":
             self.decoder = DeconvDecoder(dim)
         else:
-            by_patches = subpixel_decoder if config.decoder == "subpixel" else modulated_decoder
+            by_patches = {"subpixel": subpixel_decoder, "modulated": modulated_decoder}[config.decoder]
             self.decoder = by_patches(
                 dim, patch.decoder_channels, patch.decoder_patch, patch.decoder_layers, patch.decoder_waves
             )

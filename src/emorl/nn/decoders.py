@@ -145,6 +145,8 @@ class PixelDecoder(nn.Module):
     """
 
     patch = 1
+    margin = 0
+    num_waves = 0
     layers: ConvStack
 
     def __call__(self, z: Tensor, height: int, width: int) -> Tensor:
@@ -158,7 +160,11 @@ class PixelDecoder(nn.Module):
 
     def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
         """See the function of this name."""
-        return images_per_chunk(self.layers, num_slots, height, width)
+        return images_per_chunk(self.layers, num_slots, *self._grid_size(height, width))
+
+    def _grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of the convolutions' first input."""
+        return -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
 
     def arrange(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images B 3 H W -> B 3 p^2 P, and which pixels are inside: p^2 P, 0 or 1; None for all."""
@@ -209,13 +215,6 @@ class ConvDecoder(PixelDecoder):
         x = self.layers.run_from(1, conv_of_tiled(self.layers, z, grid))  # n 4p^2 h w
         return x.reshape(x.shape[0], 4, self.patch**2, -1)
 
-    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
-        """See the function of this name."""
-        return images_per_chunk(self.layers, num_slots, *self._grid_size(height, width))
-
-    def _grid_size(self, height: int, width: int) -> tuple[int, int]:
-        return -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
-
 
 class ModulatedDecoder(PixelDecoder):
     """Stride-1 convolutions over position features that the code projects, at a multiple of `patch` pixels.
@@ -224,16 +223,19 @@ class ModulatedDecoder(PixelDecoder):
 
         x(p) = (W z + b) g(p),   W z + b of C x F
 
-    is what the first convolution sees. To move an object is then to turn a few numbers of the code: a distance to a
-    border, or a wave's phase, shifts linearly. A sum needs a layer of units for that first.
+    is what the first convolution sees. Each of its C channels is a map of slopes and a cosine series whose coefficients
+    are linear in the code, so also a soft blob at any place. In a sum the code is an offset, the same at all positions,
+    until the first unit that is not linear.
     """
 
-    def __init__(self, dim: int, layers: ConvStack, channels: int, patch: int = 1, num_waves: int = 0) -> None:
+    def __init__(self, dim: int, layers: ConvStack, patch: int = 1, num_waves: int = 0) -> None:
         super().__init__()
         self.layers = layers
         self.patch = patch
         self.num_waves = num_waves
-        self.projection = nn.Linear(dim, channels * (4 + 2 * num_waves))
+        first = layers[0]
+        assert isinstance(first, nn.Conv2d)
+        self.projection = nn.Linear(dim, first.in_channels * (4 + 2 * num_waves))
 
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """See `PixelDecoder.__call__`."""
@@ -243,13 +245,6 @@ class ModulatedDecoder(PixelDecoder):
         x = torch.matmul(features.mT, projections.mT)  # n hw C, the order of channels last
         out: Tensor = self.layers(x.view(z.shape[0], h, w, -1).permute(0, 3, 1, 2))  # n 4p^2 h w
         return out.reshape(z.shape[0], 4, self.patch**2, -1)
-
-    def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:
-        """See the function of this name."""
-        return images_per_chunk(self.layers, num_slots, *self._grid_size(height, width))
-
-    def _grid_size(self, height: int, width: int) -> tuple[int, int]:
-        return -(-height // self.patch), -(-width // self.patch)
 
 
 class DeconvDecoder(PixelDecoder):
@@ -306,7 +301,7 @@ def subpixel_decoder(dim: int, channels: int, patch: int, num_layers: int, num_w
 def modulated_decoder(dim: int, channels: int, patch: int, num_layers: int, num_waves: int) -> ModulatedDecoder:
     """Ours, for laptops: the sub-pixel decoder's convolutions over positions that the code projects."""
     layers = _subpixel_layers(channels, channels, patch, num_layers)
-    return ModulatedDecoder(dim, layers, channels, patch, num_waves)
+    return ModulatedDecoder(dim, layers, patch, num_waves)
 
 
 def _subpixel_layers(inputs: int, channels: int, patch: int, num_layers: int) -> ConvStack:

@@ -95,7 +95,7 @@ def tetrominoes_fast() -> TrainConfig:
     """nano with what learns fastest by the step: three refinement steps, the bottom-up prior, the modulated decoder."""
     config = nano()
     assert isinstance(config.model, EfficientMORLConfig)
-    patch = PatchConfig(decoder_layers=3)
+    patch = replace(config.model.patch, decoder_layers=3)
     model = replace(config.model, refinement_steps=3, prior="bottom-up", decoder="modulated", patch=patch)
     return replace(config, model=model, curriculum=((0, 3),))
 
