@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from emorl.nn.convs import ConvStack
 from emorl.nn.decoders import (
+    ConvDecoder,
     DeconvDecoder,
+    ModulatedDecoder,
+    PixelDecoder,
     broadcast_decoder,
     conv_of_tiled,
     masks_and_colours,
@@ -21,7 +24,7 @@ from emorl.nn.decoders import (
 )
 
 D = 5
-DECODERS: dict[str, Callable[[], nn.Module]] = {
+DECODERS: dict[str, Callable[[], PixelDecoder]] = {
     "broadcast": lambda: broadcast_decoder(D),
     "small": lambda: small_decoder(D),
     "deconv": lambda: DeconvDecoder(D, channels=6),
@@ -97,20 +100,21 @@ def test_rows_and_columns_are_not_exchanged(kind: str) -> None:
     decoder, z = DECODERS[kind]().double(), codes()
     expected = decoder.draw(z, 7, 10).mT
     with torch.no_grad():
-        for layer in decoder.layers:  # type: ignore[union-attr]
+        for layer in decoder.layers:
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.weight.copy_(layer.weight.mT.clone())
-        if kind == "modulated":  # rows and columns of the grid are those of each channel's projection
-            weights = [decoder.projection.weight.view(6, -1, D), decoder.projection.bias.view(6, -1)]  # type: ignore
+        if isinstance(decoder, ModulatedDecoder):  # every channel has weights and a bias for each feature of the grid
+            weights = [decoder.projection.weight.view(6, -1, D), decoder.projection.bias.view(6, -1)]
         else:
-            weights = [decoder.position.weight]  # type: ignore[union-attr]
+            assert isinstance(decoder, ConvDecoder | DeconvDecoder)
+            weights = [decoder.position.weight]
         for w in weights:
             waves = list(range(4, w.shape[1]))
             half = len(waves) // 2
             # Falling rows, rising rows, rising columns, falling columns.
             w.copy_(w[:, [3, 2, 1, 0, *waves[half:], *waves[:half]]].clone())
         if kind in ("subpixel", "modulated"):  # the last layer's channels hold a 3 x 3 patch each
-            last = decoder.layers[-1]  # type: ignore[index,union-attr]
+            last = decoder.layers[-1]
             turn = torch.arange(36).view(4, 3, 3).mT.flatten()
             last.weight.copy_(last.weight[turn].clone())
             last.bias.copy_(last.bias[turn].clone())

@@ -163,7 +163,7 @@ class PixelDecoder(nn.Module):
         return images_per_chunk(self.layers, num_slots, *self._grid_size(height, width))
 
     def _grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Of the convolutions' first input."""
+        """The largest that a layer works at."""
         return -(-height // self.patch) + self.margin, -(-width // self.patch) + self.margin
 
     def arrange(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
