@@ -1,7 +1,8 @@
 """Scenes per second of every generator: `python benchmarks/data_speed.py [--device cuda] [--seconds 10]`.
 
-Image, masks and factors are made in batches of --batch scenes; CLEVR at 96 x 96 by the standard crop, computed
-at that size. Positions go up: nothing is made twice. Prints a table; --json writes it.
+Image, masks and factors are made in batches of --batch scenes, on a GPU of as many as training asks for; CLEVR at
+96 x 96 by the standard crop, computed at that size. Positions go up: nothing is made twice. Prints a table; --json
+writes it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from emorl.data.base import innermost
 from emorl.data.sources import DATASETS, open_source
 
 
-def scenes_per_second(name: str, seconds: float, batch: int, device: str) -> float:
+def scenes_per_second(name: str, seconds: float, batch: int | None, device: str) -> float:
     """Over at least so many seconds, after one batch to warm up."""
     size = (96, 96) if name.startswith("clevr") else None
     source = open_source(name, split="train", size=size, device=device)
+    batch = batch or max(64, getattr(innermost(source), "read_ahead", 0))
     source.read(np.arange(batch))
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
@@ -35,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="where CLEVR is rendered")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--only", nargs="*", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -21,7 +21,7 @@ def side_by_side(work: Callable[[A], B], items: Iterable[A], num_threads: int) -
     """The results of `work` in the order of its items, of which no more than 2 `num_threads` wait for their results.
 
     Args:
-        work: on the CPU; called in other threads, where operations of PyTorch use one thread.
+        work: called in other threads, where operations of PyTorch on the CPU use one thread.
         items: taken one by one in the caller's thread.
         num_threads: at least 1.
     """

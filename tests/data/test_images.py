@@ -57,6 +57,18 @@ def test_a_slow_source_is_asked_once_for_what_is_needed() -> None:
     assert images.missing.tolist() == [False, True, True, False, True, True, True, False]
 
 
+def test_a_source_that_likes_many_is_asked_for_others_too() -> None:
+    source = Slow(20)
+    source.read_ahead = 4  # type: ignore[attr-defined]
+    images = Images(Subset(source, 5, 15), 8, CPU)
+    images.fetch(torch.tensor([3, 0, 3]))
+    images.fetch(torch.tensor([1, 2]))
+    images.fetch(torch.tensor([7, 4, 5, 6]))
+    assert source.asked == [[5, 8, 6, 7], [9, 10, 11, 12]]
+    assert torch.equal(images.tensor, expected(Subset(Tetrominoes(0, 20), 5, 15), 8))
+    assert not images.missing.any()
+
+
 def test_what_is_slow_stays_slow_as_a_part_or_a_view() -> None:
     clevr = Clevr(0, 10)
     sources: dict[Any, bool] = {

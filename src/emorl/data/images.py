@@ -1,7 +1,8 @@
 """Training images on the training device, as uint8.
 
 A source that is quick is read at once. One whose images take long to make, such as CLEVR's renderer, is asked for an
-image when a step first needs it: training begins at once, and after an epoch all are there.
+image when a step first needs it: training begins at once, and after an epoch all are there. Where few take as long as
+many, on a GPU, it is asked for others that are missing in the same call.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class Images:
         wanted = np.unique(positions.numpy())
         wanted = wanted[self.missing[wanted]]
         if wanted.size:
+            more = getattr(innermost(self.source), "read_ahead", 1) - len(wanted)
+            if more > 0:
+                others = np.setdiff1d(np.flatnonzero(self.missing), wanted, assume_unique=True)
+                wanted = np.concatenate([wanted, others[:more]])
             self._put(wanted, self.source.read(wanted).image)
 
     def _put(self, positions: np.ndarray, images: np.ndarray) -> None:

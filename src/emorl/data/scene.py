@@ -35,18 +35,18 @@ def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     return z
 
 
-def random_bits(seed: int, index: np.ndarray, stream: int, num_draws: int) -> np.ndarray:
+def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarray) -> np.ndarray:
     """Independent uniform 64-bit words for many scenes.
 
     Args:
         seed: 0 to 2^64 - 1.
         index: N, integers >= 0: the scenes.
         stream: >= 0: which use within a scene.
-        num_draws: M.
+        draws: M, for the first M draws; or their numbers, any shape, integers >= 0.
 
     Returns:
-        N M, uint64. Row n depends on seed, index[n] and stream only; more draws leave the first ones as
-        they were.
+        N M, or N and the shape of `draws`, uint64. A word depends on seed, index[n], stream and the number of its
+        draw only.
 
     Raises:
         InputError: the seed is out of range.
@@ -57,7 +57,8 @@ def random_bits(seed: int, index: np.ndarray, stream: int, num_draws: int) -> np
     key = _absorb(np.zeros(1, np.uint64), np.array([seed], np.uint64))
     key = _absorb(key, np.asarray(index).astype(np.uint64))  # N
     key = _absorb(key, np.array([stream], np.uint64))  # N
-    return _absorb(key[:, None], np.arange(num_draws, dtype=np.uint64))  # N M
+    numbers = np.arange(draws) if isinstance(draws, int) else draws
+    return _absorb(key.reshape(-1, *(1,) * numbers.ndim), numbers.astype(np.uint64))
 
 
 def to_integers(bits: np.ndarray, high: int | np.ndarray) -> np.ndarray:

@@ -33,7 +33,10 @@ PICTURES = 2
 """Raised whenever the pictures of scenes change: 2 computes those that would be shrunk at their own size."""
 
 _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
-_PIXELS_AT_ONCE = {"cpu": 2 * 192 * 192, "cuda": 64 * 192 * 192}  # on a CPU few: their rays stay near the cache
+_PIXELS_AT_ONCE = 2 * 192 * 192  # few: their rays stay near the cache
+_GPU_PARTS = 2  # at a time: one waits for the GPU while the next one's scenes are drawn on the CPU
+_GPU_BYTES_PER_PIXEL = 4096  # 2.3 to 3.2 KiB are alive at most, and allocators round up
+_GPU_MOST = 1024  # scenes; that many keep the largest GPUs busy
 _SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
@@ -93,7 +96,7 @@ class Clevr:
 
     size = (HEIGHT, WIDTH)
     slow = True
-    """Images take long to make; `emorl.data.images`."""
+    """Images take long to make; `emorl.data.images`, as `read_ahead`."""
 
     def __init__(
         self,
@@ -134,16 +137,30 @@ class Clevr:
         window = rows[1] - rows[0], cols[1] - cols[0]
         if size is not None and (size[0] > window[0] or size[1] > window[1] or _SHRUNK * prod(size) > prod(window)):
             size = None
-        pixels = prod(size or window)
-        num, on_cpu = max(1, len(index)), self.device.type == "cpu"
-        threads = torch.get_num_threads() if on_cpu else 1
-        step = min(max(1, _PIXELS_AT_ONCE.get(self.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels), -(-num // threads))
+        num, step, threads = max(1, len(index)), self._scenes_at_once(prod(size or window)), _GPU_PARTS
+        if self.device.type == "cpu":
+            threads = torch.get_num_threads()
+            step = min(step, -(-num // threads))
         parts = [index[start : start + step] for start in range(0, num, step)]
 
         def draw(part: np.ndarray) -> Batch:
             return self._draw(part, rows, cols, size)
 
-        return concatenate(side_by_side(draw, parts, min(threads, len(parts))) if on_cpu else map(draw, parts))
+        return concatenate(side_by_side(draw, parts, min(threads, len(parts))))
+
+    @property
+    def read_ahead(self) -> int:
+        """How many images are best asked for at a time: on a GPU a few take as long as many."""
+        return 1 if self.device.type == "cpu" else _GPU_PARTS * _GPU_MOST
+
+    def _scenes_at_once(self, pixels: int) -> int:
+        """How many pictures of so many pixels a thread computes together: at least 1."""
+        if self.device.type != "cuda":
+            return max(1, _PIXELS_AT_ONCE // pixels)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        share = free // 2 // _GPU_PARTS
+        return min(max(1, share // (_GPU_BYTES_PER_PIXEL * pixels)), _GPU_MOST)
 
     def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None) -> Batch:
         scenes, labels = sample(self.seed, index, self.config, self.device)
@@ -166,12 +183,11 @@ class Clevr:
         """
         if not self.config.grain:
             return None
-        words = random_bits(self.seed, index, _GRAIN_STREAM, HEIGHT * WIDTH).reshape(-1, HEIGHT, WIDTH)
         row, col = (
             first + (2 * np.arange(new) + 1) * (end - first) // (2 * new)
             for (first, end), new in zip((rows, cols), size, strict=True)
         )
-        halves = np.ascontiguousarray(words[:, row[:, None], col]).view(np.uint32)
+        halves = random_bits(self.seed, index, _GRAIN_STREAM, WIDTH * row[:, None] + col).view(np.uint32)
         difference = (halves[..., ::2].astype(np.float32) - halves[..., 1::2].astype(np.float32)) / 2**32
         share = (prod(size) / ((rows[1] - rows[0]) * (cols[1] - cols[0]))) ** 0.5
         return torch.from_numpy(difference * np.float32(6**0.5 * self.config.grain * share)).to(self.device)
