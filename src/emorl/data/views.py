@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from emorl.data.base import Size, Source, concatenate
+from emorl.data.base import Size, Source, concatenate, innermost
 from emorl.errors import InputError
 from emorl.types import Batch
 
@@ -34,7 +34,7 @@ WindowName = Literal["centre", "clevr", "clevr-centred", "tetrominoes-32"]
 Interpolation = Literal["bicubic", "bilinear", "bilinear-tf", "nearest"]
 """See the head of this module."""
 
-_CHUNK = 256  # scenes that are in memory at their own size
+_CHUNK = 256  # scenes that are in memory at their own size, if the source does not ask for more
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,9 @@ class Viewed:
 
     def read(self, indices: np.ndarray) -> Batch:
         """Images by position; see `Source.read`. Few of them are in memory at the source's own size at any time."""
-        starts = range(0, max(1, len(indices)), _CHUNK)
-        return concatenate(self._see(self._read_window(indices[start : start + _CHUNK])) for start in starts)
+        chunk = max(_CHUNK, getattr(innermost(self.source), "read_ahead", 0))
+        starts = range(0, max(1, len(indices)), chunk)
+        return concatenate(self._see(self._read_window(indices[start : start + chunk])) for start in starts)
 
     def _read_window(self, indices: np.ndarray) -> Batch:
         window = self._window

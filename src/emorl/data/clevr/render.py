@@ -113,18 +113,17 @@ class Surroundings:
 
     def _sides(self) -> Tensor:
         """6 3 BO: radiance of each object's six sides."""
-        world = self.world
+        world, places = self.world, self.world.num_places
+        each = torch.arange(world.num_scenes, device=world.device)
+        scene = each.repeat(6 * places)  # of 6 P B points
+        place = torch.arange(places, device=world.device).repeat_interleave(len(each)).repeat(6)
+        axes = torch.eye(3, device=world.device, dtype=world.dtype)
+        outward = torch.stack([axes, -axes], dim=2).flatten(1).repeat_interleave(places * len(each), dim=1)
+        point = world.of(world.center, scene, place) + world.of(world.half_height, scene, place) * outward
+        color = _soft_object(world, self, scene, point, outward, place, -outward)
         sides = torch.zeros(6, 3, len(world.present), device=world.device, dtype=world.dtype)
-        scene = torch.arange(world.num_scenes, device=world.device)
-        for place in range(world.num_places):
-            center, half = world.of(world.center, scene, place), world.of(world.half_height, scene, place)
-            for side in range(6):
-                outward = torch.zeros_like(center)
-                outward[side // 2] = 1 - 2 * (side % 2)
-                color = _soft_object(
-                    world, self, scene, center + half * outward, outward, torch.full_like(scene, place), -outward
-                )
-                sides[side, :, scene * MAX_OBJECTS + place] = color
+        seen = color.view(3, 6, places, len(each)).permute(1, 0, 3, 2)
+        sides.view(6, 3, len(each), MAX_OBJECTS)[..., :places] = seen
         return sides
 
     def _map(self, cell: float, measure: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

@@ -35,8 +35,8 @@ PICTURES = 2
 _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
 _PIXELS_AT_ONCE = 2 * 192 * 192  # few: their rays stay near the cache
 _GPU_PARTS = 2  # at a time: one waits for the GPU while the next one's scenes are drawn on the CPU
-_GPU_BYTES_PER_PIXEL = 4096  # 2.3 to 3.2 KiB are alive at most, and allocators round up
-_GPU_MOST = 1024  # scenes; that many keep the largest GPUs busy
+_GPU_BYTES_PER_PIXEL = 3000  # 1.8 to 3.2 kB are alive at most
+_GPU_MOST = 2048  # scenes
 _SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
@@ -141,6 +141,7 @@ class Clevr:
         if self.device.type == "cpu":
             threads = torch.get_num_threads()
             step = min(step, -(-num // threads))
+        step = -(-num // -(-num // step))  # parts of one size
         parts = [index[start : start + step] for start in range(0, num, step)]
 
         def draw(part: np.ndarray) -> Batch:
@@ -159,7 +160,7 @@ class Clevr:
             return max(1, _PIXELS_AT_ONCE // pixels)
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        share = free // 2 // _GPU_PARTS
+        share = 4 * free // 5 // _GPU_PARTS
         return min(max(1, share // (_GPU_BYTES_PER_PIXEL * pixels)), _GPU_MOST)
 
     def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None) -> Batch:

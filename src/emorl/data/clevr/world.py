@@ -105,6 +105,10 @@ class World:
         self.metal = torch.as_tensor((scenes.material == 1 + MATERIALS.index("metal")).ravel(), device=device)
         self.albedo = put(np.concatenate([np.zeros((1, 3)), PALETTE])[scenes.color].reshape(-1, 3).T)  # 3 BO
         self._cove_s = put(COVE[:, 0])
+        self._lamp_side = put(np.array([lamp.side for lamp in LAMPS]))[:, None]  # L 1
+        self._lamp_radiance = put(np.stack([lamp.radiance for lamp in LAMPS], axis=1))[..., None]  # 3 L 1
+        self._sun = put(SUN)[:, None, None]  # 3 1 1
+        self._sun_across = put(np.array([-SUN[1], SUN[0], 0]) / np.hypot(SUN[0], SUN[1]))[:, None, None]
         # at the corners of the profile, for a smooth normal
         self._corner_slopes = put(np.concatenate([SLOPES[:1], (SLOPES[1:] + SLOPES[:-1]) / 2, SLOPES[-1:]]))
 
@@ -249,19 +253,16 @@ class World:
     def lights(self, scene: Tensor, point: Tensor) -> Light:
         """The four lamps as seen from points (3 M); the sun's disc as a square of its area, far away."""
         position = pick(self.lamps, scene)  # 3 L M
-        side = torch.tensor([lamp.side for lamp in LAMPS], dtype=self.dtype, device=self.device)[:, None]
+        side, radiance = self._lamp_side, self._lamp_radiance
         offset = position - point[:, None]
         square = dot(offset, offset)
         distance = square.sqrt()
         direction = offset / distance
         faces = unit(position)
         facing = dot(direction, faces).clamp_min(0)
-        radiance = self._put(np.stack([lamp.radiance for lamp in LAMPS], axis=1))[..., None]  # 3 L 1
         across = unit(torch.stack([-faces[1], faces[0], torch.zeros_like(faces[0])]))
 
-        toward_sun = self._put(SUN)[:, None, None].expand(3, 1, point.shape[1])
-        sun_across = self._put(np.array([-SUN[1], SUN[0], 0]) / np.hypot(SUN[0], SUN[1]))[:, None, None]
-        sun_across = sun_across.expand_as(toward_sun)
+        toward_sun, sun_across = (axis.expand(3, 1, point.shape[1]) for axis in (self._sun, self._sun_across))
         ones = torch.ones_like(distance[:1])
         sun = SUN_IRRADIANCE * ones.expand(3, 1, -1)
         return Light(
