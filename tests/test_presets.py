@@ -108,6 +108,7 @@ def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
         *ABLATIONS,
         "clevr-128",
         "nano",
+        "tetrominoes-24k",
         "tetrominoes-fast",
         "multi-dsprites-nano",
         "clevr6-nano",

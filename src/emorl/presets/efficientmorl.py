@@ -26,6 +26,23 @@ def tetrominoes() -> TrainConfig:
     )
 
 
+def tetrominoes_24k() -> TrainConfig:
+    """The full-size model in 24,000 steps, which take a GPU four minutes."""
+    config = tetrominoes()
+    assert isinstance(config.model, EfficientMORLConfig)
+    return replace(
+        config,
+        model=replace(config.model, geco=None, sigma=0.1, prior="bottom-up", initial_weights="keras"),
+        steps=24_000,
+        learning_rate=1e-3,
+        warmup_steps=1000,
+        decay="cosine",
+        kl_warmup_steps=5000,
+        validate_every=5000,
+        checkpoint_every=2500,
+    )
+
+
 def multi_dsprites() -> TrainConfig:
     """EfficientMORL on Multi-dSprites, colored_on_grayscale, with the paper's values."""
     return TrainConfig(
@@ -123,6 +140,7 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/tetrominoes-single-gru": variant(tetrominoes, gru="single"),
     "efficientmorl/tetrominoes-reversed": variant(tetrominoes, prior="reversed"),
     "efficientmorl/tetrominoes-bottom-up": variant(tetrominoes, prior="bottom-up"),
+    "efficientmorl/tetrominoes-24k": tetrominoes_24k,
     "efficientmorl/multi-dsprites": multi_dsprites,
     "efficientmorl/clevr6": clevr6,
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),

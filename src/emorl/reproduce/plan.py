@@ -58,6 +58,7 @@ _TABLE1: dict[Scale, Runs] = {
     for scale in DATA
 }
 _NANO = "efficientmorl-nano"
+_TABLE1["paper"]["Tetrominoes: EfficientMORL, 24,000 steps"] = "efficientmorl-tetrominoes-24k"
 _TABLE1["nano"] = {
     **_TABLE1["nano"],
     "Tetrominoes: EfficientMORL, bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
@@ -280,6 +281,7 @@ PLAN: dict[str, Item] = {
         {
             "paper": {
                 "CLEVR6": "efficientmorl-clevr6",
+                "Tetrominoes": "efficientmorl-tetrominoes-24k",
                 "objects as trained on": "efficientmorl-clevr6",
                 "more objects": "efficientmorl-clevr6",
             },
