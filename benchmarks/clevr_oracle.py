@@ -392,7 +392,8 @@ def main(out: Path, seed: int = 0, scenes: int = 5, spp: int = 1024) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cpu")
-    drawn, labels = sample(seed, np.arange(scenes), ClevrConfig(), device)
+    drawn, seen = sample(seed, np.arange(scenes), ClevrConfig(), device)
+    labels = seen.cpu().numpy()
     print("grey levels, for each region: mean absolute difference, ours less the tracer's, noise of the tracer")
     print(f"{'scene':>8} | " + " | ".join(f"{name:^22}" for name in REGIONS))
     rows = []

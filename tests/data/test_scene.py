@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from emorl.data.scene import random_bits, to_floats, to_integers
+from emorl.data.scene import random_bits, random_words, to_floats, to_integers
 from emorl.errors import InputError
 
 
@@ -32,6 +33,16 @@ def test_any_subset_in_any_order_has_the_same_bits() -> None:
     np.testing.assert_array_equal(random_bits(3, some, 1, 8), everything[some])
     np.testing.assert_array_equal(random_bits(3, some.astype(np.int32), 1, 5), everything[some, :5])
     assert random_bits(3, some[:0], 1, 8).shape == (0, 8)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**64 - 1])
+def test_words_are_the_same_as_tensors_and_for_any_draws(seed: int) -> None:
+    index, draws = np.array([0, 7, 2**40]), np.array([[5, 0, 76_799], [2**40, 1, 5]])
+    bits = random_bits(seed, index, 2**32, draws)
+    np.testing.assert_array_equal(bits[:, 0, :2], random_bits(seed, index, 2**32, 6)[:, [5, 0]])
+    words = random_words(seed, index, 2**32, torch.from_numpy(draws))
+    np.testing.assert_array_equal(words.numpy().view(np.uint64), bits)
+    assert random_words(seed, index[:0], 1, torch.arange(4)).shape == (0, 4)
 
 
 def test_seed_index_stream_and_draw_all_matter() -> None:

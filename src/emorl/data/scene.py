@@ -18,11 +18,15 @@ Axes: N scenes, M draws.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from emorl.errors import InputError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SIGNED_GOLDEN = int(_GOLDEN.view(np.int64))
+_SIGNED_MULTIPLIERS = tuple(int(word.view(np.int64)) for word in _MULTIPLIERS)
 
 
 def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
@@ -51,14 +55,31 @@ def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarr
     Raises:
         InputError: the seed is out of range.
     """
+    numbers = np.arange(draws) if isinstance(draws, int) else draws
+    return _absorb(_keys(seed, index, stream).reshape(-1, *(1,) * numbers.ndim), numbers.astype(np.uint64))
+
+
+def random_words(seed: int, index: np.ndarray, stream: int, draws: Tensor) -> Tensor:
+    """The words of `random_bits` for the numbers of `draws` (any shape, int64) where those are: N and their shape.
+
+    int64, with the same bits. Raises InputError for a seed out of range.
+    """
+    keys = torch.from_numpy(_keys(seed, index, stream).view(np.int64)).to(draws.device)
+    z = keys.view(-1, *(1,) * draws.ndim) + _SIGNED_GOLDEN * (draws + 1)  # wraps around, as unsigned words do
+    for shift, multiplier in ((30, _SIGNED_MULTIPLIERS[0]), (27, _SIGNED_MULTIPLIERS[1]), (31, 1)):
+        z ^= (z >> shift) & ((1 << 64 - shift) - 1)  # without the copies of the sign
+        z *= multiplier
+    return z
+
+
+def _keys(seed: int, index: np.ndarray, stream: int) -> np.ndarray:
+    """N, uint64: what the draws of each scene are hashed with."""
     if not 0 <= seed < 2**64:
         raise InputError(f"seed {seed} is out of range: give a whole number from 0 to 2^64 - 1")
     # Arrays of one element: numpy warns of overflow for scalars, and wrapping around is wanted here.
     key = _absorb(np.zeros(1, np.uint64), np.array([seed], np.uint64))
-    key = _absorb(key, np.asarray(index).astype(np.uint64))  # N
-    key = _absorb(key, np.array([stream], np.uint64))  # N
-    numbers = np.arange(draws) if isinstance(draws, int) else draws
-    return _absorb(key.reshape(-1, *(1,) * numbers.ndim), numbers.astype(np.uint64))
+    key = _absorb(key, np.asarray(index).astype(np.uint64))
+    return _absorb(key, np.array([stream], np.uint64))
 
 
 def to_integers(bits: np.ndarray, high: int | np.ndarray) -> np.ndarray:

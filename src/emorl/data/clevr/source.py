@@ -22,7 +22,7 @@ from emorl.data.base import Size, check_indices, concatenate
 from emorl.data.clevr.labels import MIN_PIXELS, label_maps, num_pixels
 from emorl.data.clevr.render import render
 from emorl.data.clevr.scene import HEIGHT, MAX_OBJECTS, WIDTH, Scenes, place_objects, project, sample_view
-from emorl.data.scene import random_bits
+from emorl.data.scene import random_words
 from emorl.errors import InputError
 from emorl.threads import side_by_side
 from emorl.types import Batch
@@ -55,7 +55,7 @@ class ClevrConfig:
 
 def sample(
     seed: int, index: np.ndarray, config: ClevrConfig, device: torch.device | str = "cpu"
-) -> tuple[Scenes, np.ndarray]:
+) -> tuple[Scenes, torch.Tensor]:
     """Draws scenes and decides which object is seen where.
 
     Args:
@@ -65,10 +65,10 @@ def sample(
         device: where labels are computed.
 
     Returns:
-        The scenes, and their labels, N 240 320 uint8: 0 background, 1 + o the object at place o.
+        The scenes, and their labels, N 240 320 uint8 on the device: 0 background, 1 + o the object at place o.
     """
     scenes = sample_view(seed, index, config.num_objects)
-    labels = np.zeros((len(index), HEIGHT, WIDTH), np.uint8)
+    labels = torch.zeros(len(index), HEIGHT, WIDTH, dtype=torch.uint8, device=device)
     pending = np.arange(len(index))
     for attempt in count():
         if not pending.size:
@@ -81,7 +81,8 @@ def sample(
         enough = num_pixels(seen, MAX_OBJECTS).cpu().numpy() >= config.min_pixels
         good = (enough | (tried.size == 0)).all(axis=1)
         scenes.put(rows[good], tried[good])
-        labels[rows[good]] = seen.cpu().numpy()[good]
+        put, kept = (torch.from_numpy(which).to(labels.device) for which in (rows[good], good.nonzero()[0]))
+        labels[put] = seen[kept]
         pending = np.setdiff1d(pending, rows[good], assume_unique=True)
     raise AssertionError("count has no end")
 
@@ -170,7 +171,7 @@ class Clevr:
         return Batch(
             image=render(scenes, self.device, rows, cols, grain=grain, size=size).cpu().numpy(),
             index=index,
-            mask=labels[:, slice(*rows), slice(*cols)],
+            mask=labels[:, slice(*rows), slice(*cols)].cpu().numpy(),
             visibility=present.astype(np.float32),
             factors=_factors(scenes),
         )
@@ -185,13 +186,13 @@ class Clevr:
         if not self.config.grain:
             return None
         row, col = (
-            first + (2 * np.arange(new) + 1) * (end - first) // (2 * new)
+            torch.from_numpy(first + (2 * np.arange(new) + 1) * (end - first) // (2 * new)).to(self.device)
             for (first, end), new in zip((rows, cols), size, strict=True)
         )
-        halves = random_bits(self.seed, index, _GRAIN_STREAM, WIDTH * row[:, None] + col).view(np.uint32)
-        difference = (halves[..., ::2].astype(np.float32) - halves[..., 1::2].astype(np.float32)) / 2**32
+        words = random_words(self.seed, index, _GRAIN_STREAM, WIDTH * row[:, None] + col)
+        low, high = ((words >> shift & 0xFFFFFFFF).to(torch.float32) for shift in (0, 32))
         share = (prod(size) / ((rows[1] - rows[0]) * (cols[1] - cols[0]))) ** 0.5
-        return torch.from_numpy(difference * np.float32(6**0.5 * self.config.grain * share)).to(self.device)
+        return (low - high) / 2**32 * float(np.float32(6**0.5 * self.config.grain * share))
 
     def visibility(self, indices: np.ndarray) -> np.ndarray:
         """N 11 float32: 1 for the background and each object. Nothing is rendered."""
