@@ -1,8 +1,8 @@
 """Scenes per second of every generator: `python benchmarks/data_speed.py [--device cuda] [--seconds 10]`.
 
-Image, masks and factors are made in batches of --batch scenes, on a GPU of as many as training asks for; CLEVR at
-96 x 96 by the standard crop, computed at that size. Positions go up: nothing is made twice. Prints a table; --json
-writes it.
+Image, masks and factors are made in batches of 64 scenes, of CLEVR on a GPU of as many as training asks for; --batch
+gives another number. CLEVR at 96 x 96 by the standard crop, computed at that size. Positions go up: nothing is made
+twice. Prints a table; --json writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emorl.data.base import innermost
+from emorl.data.base import read_ahead
 from emorl.data.sources import DATASETS, open_source
 
 
@@ -24,7 +24,7 @@ def scenes_per_second(name: str, seconds: float, batch: int | None, device: str)
     """Over at least so many seconds, after one batch to warm up."""
     size = (96, 96) if name.startswith("clevr") else None
     source = open_source(name, split="train", size=size, device=device)
-    batch = batch or max(64, getattr(innermost(source), "read_ahead", 0))
+    batch = batch or max(64, read_ahead(source))
     source.read(np.arange(batch))
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:

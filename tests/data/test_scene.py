@@ -36,12 +36,10 @@ def test_any_subset_in_any_order_has_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 3, 2**64 - 1])
-def test_words_are_the_same_as_tensors_and_for_any_draws(seed: int) -> None:
-    index, draws = np.array([0, 7, 2**40]), np.array([[5, 0, 76_799], [2**40, 1, 5]])
-    bits = random_bits(seed, index, 2**32, draws)
-    np.testing.assert_array_equal(bits[:, 0, :2], random_bits(seed, index, 2**32, 6)[:, [5, 0]])
+def test_words_are_the_same_as_tensors_for_any_draws(seed: int) -> None:
+    index, draws = np.array([0, 7, 2**40]), np.array([[5, 0], [299, 1]])
     words = random_words(seed, index, 2**32, torch.from_numpy(draws))
-    np.testing.assert_array_equal(words.numpy().view(np.uint64), bits)
+    np.testing.assert_array_equal(words.numpy().view(np.uint64), random_bits(seed, index, 2**32, 300)[:, draws])
     assert random_words(seed, index[:0], 1, torch.arange(4)).shape == (0, 4)
 
 

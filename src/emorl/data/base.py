@@ -103,6 +103,11 @@ def innermost(source: Any) -> Any:
     return source
 
 
+def read_ahead(source: object) -> int:
+    """How many images a source, or a part or view of one, is best asked for at a time: 1 if any will do."""
+    return int(getattr(innermost(source), "read_ahead", 1))
+
+
 def as_positions(indices: np.ndarray, name: str) -> np.ndarray:
     """Positions (B, any integer type) as B int64, or InputError if they are no positions in any source."""
     index = np.asarray(indices)

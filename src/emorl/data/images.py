@@ -2,7 +2,7 @@
 
 A source that is quick is read at once. One whose images take long to make, such as CLEVR's renderer, is asked for an
 image when a step first needs it: training begins at once, and after an epoch all are there. Where few take as long as
-many, on a GPU, it is asked for others that are missing in the same call.
+many, on a GPU, it is asked for others that are missing in the same call, and all are there after a few steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emorl.data.base import Source, Subset, innermost, iterate
+from emorl.data.base import Source, Subset, innermost, iterate, read_ahead
 from emorl.data.progress import bar
 from emorl.errors import InputError
 
@@ -54,7 +54,7 @@ class Images:
         wanted = np.unique(positions.numpy())
         wanted = wanted[self.missing[wanted]]
         if wanted.size:
-            more = getattr(innermost(self.source), "read_ahead", 1) - len(wanted)
+            more = read_ahead(self.source) - len(wanted)
             if more > 0:
                 others = np.setdiff1d(np.flatnonzero(self.missing), wanted, assume_unique=True)
                 wanted = np.concatenate([wanted, others[:more]])

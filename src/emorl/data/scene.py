@@ -39,28 +39,27 @@ def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     return z
 
 
-def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarray) -> np.ndarray:
+def random_bits(seed: int, index: np.ndarray, stream: int, num_draws: int) -> np.ndarray:
     """Independent uniform 64-bit words for many scenes.
 
     Args:
         seed: 0 to 2^64 - 1.
         index: N, integers >= 0: the scenes.
         stream: >= 0: which use within a scene.
-        draws: M, for the first M draws; or their numbers, any shape, integers >= 0.
+        num_draws: M.
 
     Returns:
-        N M, or N and the shape of `draws`, uint64. A word depends on seed, index[n], stream and the number of its
-        draw only.
+        N M, uint64. Row n depends on seed, index[n] and stream only; more draws leave the first ones as
+        they were.
 
     Raises:
         InputError: the seed is out of range.
     """
-    numbers = np.arange(draws) if isinstance(draws, int) else draws
-    return _absorb(_keys(seed, index, stream).reshape(-1, *(1,) * numbers.ndim), numbers.astype(np.uint64))
+    return _absorb(_keys(seed, index, stream)[:, None], np.arange(num_draws, dtype=np.uint64))
 
 
 def random_words(seed: int, index: np.ndarray, stream: int, draws: Tensor) -> Tensor:
-    """The words of `random_bits` for the numbers of `draws` (any shape, int64) where those are: N and their shape.
+    """The words of `random_bits` for draws by number (any shape, int64), on their device: N and their shape.
 
     int64, with the same bits. Raises InputError for a seed out of range.
     """

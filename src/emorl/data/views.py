@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from emorl.data.base import Size, Source, concatenate, innermost
+from emorl.data.base import Size, Source, concatenate, read_ahead
 from emorl.errors import InputError
 from emorl.types import Batch
 
@@ -200,8 +200,8 @@ class Viewed:
         return len(self.source)
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Images by position; see `Source.read`. Few of them are in memory at the source's own size at any time."""
-        chunk = max(_CHUNK, getattr(innermost(self.source), "read_ahead", 0))
+        """Images by position; see `Source.read`. They are at the source's own size a part at a time."""
+        chunk = max(_CHUNK, read_ahead(self.source))
         starts = range(0, max(1, len(indices)), chunk)
         return concatenate(self._see(self._read_window(indices[start : start + chunk])) for start in starts)
 

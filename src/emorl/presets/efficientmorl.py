@@ -27,7 +27,7 @@ def tetrominoes() -> TrainConfig:
 
 
 def tetrominoes_24k() -> TrainConfig:
-    """The full-size model in 24,000 steps, which take a GPU four minutes."""
+    """The full-size model in 24,000 steps: minutes on a GPU."""
     config = tetrominoes()
     assert isinstance(config.model, EfficientMORLConfig)
     return replace(

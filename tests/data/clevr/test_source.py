@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -298,3 +299,16 @@ def test_grain_of_small_pictures_is_as_small_as_that_of_a_mean_and_as_independen
 def test_grain_of_no_picture() -> None:
     with pytest.raises(InputError, match="grain"):
         Clevr(config=ClevrConfig(grain=-1))
+
+
+def test_parts_fit_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 96x96 a picture counts by its pixels, at 32x32 by its labels, which are of the whole frame."""
+    free = 8 * 10**9
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=free))
+    source = Clevr(device="cuda:0")
+    assert 100 < source._scenes_at_once(96 * 96) < 0.8 * free / 2 / (2600 * 96 * 96)
+    assert 300 < source._scenes_at_once(32 * 32) < 0.8 * free / 2 / 7.2e6
+    assert source._scenes_at_once(10**9) == 1
+    assert source.read_ahead == 250 and Clevr().read_ahead == 1

@@ -35,8 +35,9 @@ PICTURES = 2
 _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
 _PIXELS_AT_ONCE = 2 * 192 * 192  # few: their rays stay near the cache
 _GPU_PARTS = 2  # at a time: one waits for the GPU while the next one's scenes are drawn on the CPU
-_GPU_BYTES_PER_PIXEL = 3000  # 1.8 to 3.2 kB are alive at most
-_GPU_MOST = 2048  # scenes
+_GPU_MOST = 2048  # scenes in a part
+_GPU_BYTES_PER_PIXEL = 3000  # of a picture's size: what is alive at most while it is computed
+_GPU_BYTES_PER_SCENE = 8_000_000  # at least, for its labels on the whole frame
 _SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
@@ -117,6 +118,8 @@ class Clevr:
             raise InputError(f"a grain of {config.grain} levels is none of a picture: choose 0 to 10")
         self.seed, self.num, self.config, self.name = seed, num, config, name
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:  # threads do not know the caller's choice
+            self.device = torch.device("cuda", torch.cuda.current_device())
 
     def __len__(self) -> int:
         return self.num
@@ -138,31 +141,37 @@ class Clevr:
         window = rows[1] - rows[0], cols[1] - cols[0]
         if size is not None and (size[0] > window[0] or size[1] > window[1] or _SHRUNK * prod(size) > prod(window)):
             size = None
-        num, step, threads = max(1, len(index)), self._scenes_at_once(prod(size or window)), _GPU_PARTS
-        if self.device.type == "cpu":
-            threads = torch.get_num_threads()
-            step = min(step, -(-num // threads))
-        step = -(-num // -(-num // step))  # parts of one size
+        num, on_gpu = max(1, len(index)), self.device.type == "cuda"
+        threads = _GPU_PARTS if on_gpu else torch.get_num_threads()
+        at_once = self._scenes_at_once(prod(size or window))
+        num_parts = -(-num // at_once) if on_gpu else max(-(-num // at_once), min(threads, num))
+        step = -(-num // num_parts)
         parts = [index[start : start + step] for start in range(0, num, step)]
 
         def draw(part: np.ndarray) -> Batch:
             return self._draw(part, rows, cols, size)
 
-        return concatenate(side_by_side(draw, parts, min(threads, len(parts))))
+        batch = concatenate(side_by_side(draw, parts, min(threads, len(parts))))
+        if on_gpu:
+            torch.cuda.empty_cache()  # the work took most of the memory, which others may want now
+        return batch
 
     @property
     def read_ahead(self) -> int:
-        """How many images are best asked for at a time: on a GPU a few take as long as many."""
-        return 1 if self.device.type == "cpu" else _GPU_PARTS * _GPU_MOST
+        """How many images are best asked for at a time: on a GPU, where few take as long as many, what fits into it."""
+        if self.device.type != "cuda":
+            return 1
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        return min(_GPU_PARTS * _GPU_MOST, max(64, memory // 32_000_000))
 
     def _scenes_at_once(self, pixels: int) -> int:
         """How many pictures of so many pixels a thread computes together: at least 1."""
         if self.device.type != "cuda":
             return max(1, _PIXELS_AT_ONCE // pixels)
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
-        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        share = 4 * free // 5 // _GPU_PARTS
-        return min(max(1, share // (_GPU_BYTES_PER_PIXEL * pixels)), _GPU_MOST)
+        each = max(_GPU_BYTES_PER_PIXEL * pixels, _GPU_BYTES_PER_SCENE)
+        return min(max(1, 4 * free // 5 // _GPU_PARTS // each), _GPU_MOST)
 
     def _draw(self, index: np.ndarray, rows: tuple[int, int], cols: tuple[int, int], size: Size | None) -> Batch:
         scenes, labels = sample(self.seed, index, self.config, self.device)
