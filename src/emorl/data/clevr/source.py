@@ -4,8 +4,8 @@ The set of Johnson et al. (CVPR 2017) with the masks and factors of DeepMind's v
 specification, section 3.3, has it. What a scene holds is drawn by the original's laws (`scene`), a scene is
 kept when every object shows at least 200 pixels (`labels`), and its picture is computed (`render`).
 
-Masks and factors are the same on every machine. Pictures are the same each time on one machine; another one, or
-a GPU, may round a level differently.
+Masks and factors are the same on every machine. Pictures are the same each time on the CPU of one machine; another
+one, or a GPU, may round a level differently.
 """
 
 from __future__ import annotations
