@@ -24,7 +24,8 @@ def scenes_per_second(name: str, seconds: float, batch: int | None, device: str)
     """Over at least so many seconds, after one batch to warm up."""
     size = (96, 96) if name.startswith("clevr") else None
     source = open_source(name, split="train", size=size, device=device)
-    batch = batch or max(64, read_ahead(source))
+    if batch is None:
+        batch = max(64, read_ahead(source))
     source.read(np.arange(batch))
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:

@@ -36,8 +36,8 @@ _GRAIN_STREAM = 2**32  # of random bits; the attempts at a scene count up from 1
 _PIXELS_AT_ONCE = 2 * 192 * 192  # few: their rays stay near the cache
 _GPU_PARTS = 2  # at a time: one waits for the GPU while the next one's scenes are drawn on the CPU
 _GPU_MOST = 2048  # scenes in a part
-_GPU_BYTES_PER_PIXEL = 3000  # of a picture's size: what is alive at most while it is computed
-_GPU_BYTES_PER_SCENE = 8_000_000  # at least, for its labels on the whole frame
+_GPU_BYTES_PER_PIXEL = 3000  # of a picture: 1.6 to 3.2 kB are alive at most while it is computed
+_GPU_BYTES_PER_SCENE = 8_000_000  # at least: labels, always on the whole frame, take 5 to 7 MB
 _SHRUNK = 2  # pixels of the frame to one of a picture, from which on pictures are computed at their own size
 
 
@@ -143,8 +143,8 @@ class Clevr:
             size = None
         num, on_gpu = max(1, len(index)), self.device.type == "cuda"
         threads = _GPU_PARTS if on_gpu else torch.get_num_threads()
-        at_once = self._scenes_at_once(prod(size or window))
-        num_parts = -(-num // at_once) if on_gpu else max(-(-num // at_once), min(threads, num))
+        fewest = 1 if on_gpu else min(threads, num)
+        num_parts = max(fewest, -(-num // self._scenes_at_once(prod(size or window))))
         step = -(-num // num_parts)
         parts = [index[start : start + step] for start in range(0, num, step)]
 
