@@ -18,6 +18,8 @@ import torch
 
 from emorl.data.base import read_ahead
 from emorl.data.sources import DATASETS, open_source
+from emorl.errors import InputError
+from emorl.precision import pick_device
 
 
 def scenes_per_second(name: str, seconds: float, batch: int | None, device: str) -> float:
@@ -43,6 +45,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    try:
+        pick_device(options.device)
+    except InputError as error:
+        parser.error(str(error))
+    if options.batch is not None and options.batch < 1:
+        parser.error(f"--batch must be at least 1, got {options.batch}")
     rows = []
     for name in options.only:
         speed = scenes_per_second(name, options.seconds, options.batch, options.device)
