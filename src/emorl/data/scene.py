@@ -39,23 +39,23 @@ def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     return z
 
 
-def random_bits(seed: int, index: np.ndarray, stream: int, num_draws: int) -> np.ndarray:
+def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarray) -> np.ndarray:
     """Independent uniform 64-bit words for many scenes.
 
     Args:
         seed: 0 to 2^64 - 1.
         index: N, integers >= 0: the scenes.
         stream: >= 0: which use within a scene.
-        num_draws: M.
+        draws: M, uint64, which ones; or a number M for the first ones.
 
     Returns:
-        N M, uint64. Row n depends on seed, index[n] and stream only; more draws leave the first ones as
-        they were.
+        N M, uint64. Row n depends on seed, index[n] and stream only, and a draw on its number besides.
 
     Raises:
         InputError: the seed is out of range.
     """
-    return _absorb(_keys(seed, index, stream)[:, None], np.arange(num_draws, dtype=np.uint64))
+    numbers = np.arange(draws, dtype=np.uint64) if isinstance(draws, int) else draws
+    return _absorb(_keys(seed, index, stream)[:, None], numbers)
 
 
 def random_words(seed: int, index: np.ndarray, stream: int, draws: Tensor) -> Tensor:

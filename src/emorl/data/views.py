@@ -89,7 +89,7 @@ def resize(images: np.ndarray, size: Size, interpolation: Interpolation) -> np.n
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
     """Label maps N H W, or images N H W 3, of any dtype, at the H, W of `size`, each pixel from its nearest one."""
     rows, cols = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape[1:3], size, strict=True))
-    resized: np.ndarray = labels[:, rows[:, None], cols]
+    resized: np.ndarray = labels.take(rows, axis=1).take(cols, axis=2)
     return resized
 
 
@@ -223,8 +223,8 @@ class Viewed:
         mask = resize_labels(batch.mask, self.size)
         if batch.visibility is None:
             return replace(batch, image=image, mask=mask)
-        seen = np.zeros(batch.visibility.shape, bool)
-        seen[np.arange(len(mask))[:, None, None], mask] = True
+        labels = mask.reshape(len(mask), -1)
+        seen = np.stack([(labels == entity).any(axis=1) for entity in range(batch.visibility.shape[1])], axis=1)
         seen[:, 0] = True
         factors = dict(batch.factors)
         if "pixel_coords" in factors:

@@ -22,7 +22,18 @@ from emorl.data.clevr.scene import (
     project,
     sample_view,
 )
-from emorl.data.clevr.world import GROUND, NOTHING, Light, World, across_cove, along_cove, dot, reflect, unit
+from emorl.data.clevr.world import (
+    GROUND,
+    NOTHING,
+    Light,
+    World,
+    across_cove,
+    along_cove,
+    dot,
+    ground_height,
+    reflect,
+    unit,
+)
 from tests.data.clevr import dense
 from tests.data.clevr.by_hand import CPU, Thing, first, scene, together
 
@@ -136,11 +147,10 @@ def test_rays_meet_the_ground_of_the_table() -> None:
 
 
 def test_the_height_of_the_ground_is_the_tables() -> None:
-    place = world(TRIO)
     s = torch.linspace(-9.55, 18.09, 5001, dtype=torch.float64)
-    height = place.ground_height(s)
+    height = ground_height(s)
     np.testing.assert_allclose(height, np.interp(s, *COVE.T), atol=1e-12)
-    np.testing.assert_allclose(place.ground_height(torch.tensor(COVE[:, 0])), COVE[:, 1], atol=1e-12)
+    np.testing.assert_allclose(ground_height(torch.tensor(COVE[:, 0])), COVE[:, 1], atol=1e-12)
     assert torch.diff(height, n=2).min() > -1e-12
 
 
@@ -148,7 +158,7 @@ def test_normals_of_the_ground_lean_between_its_slopes() -> None:
     place = world(TRIO)
     s = torch.linspace(-9.5, 18, 1111, dtype=torch.float64)
     across = torch.linspace(-20, 20, 1111, dtype=torch.float64)
-    normal = place.ground_normal(on_cove(s, across, place.ground_height(s)))
+    normal = place.ground_normal(on_cove(s, across, ground_height(s)))
     np.testing.assert_allclose(normal.norm(dim=0), 1, atol=1e-14)
     np.testing.assert_allclose(across_cove(normal), 0, atol=1e-14)
     slope = (-along_cove(normal) / normal[2]).numpy()
@@ -260,7 +270,7 @@ def ground_in_shadow(scenes: Scenes, number: int, num: int, rng: np.random.Gener
     point = aim - aim[:, 2:] / np.broadcast_to(down, aim.shape)[:, 2:] * down
     point = point[np.linalg.norm(local(scenes, 0, point)[:, :2], axis=1) > 1.45]
     result = put(point)
-    result[2] = world(scenes).ground_height(along_cove(result))
+    result[2] = ground_height(along_cove(result))
     return result
 
 

@@ -34,6 +34,7 @@ from emorl.data.clevr.world import (
     along_cove,
     cross,
     dot,
+    ground_height,
     over_directions,
     pick,
     reflect,
@@ -139,7 +140,7 @@ class Surroundings:
             [
                 along * COVE_AWAY[0] + side * COVE_AWAY[1],
                 along * COVE_AWAY[1] - side * COVE_AWAY[0],
-                world.ground_height(along),
+                ground_height(along),
             ]
         )
         values = measure(b, point, world.ground_normal(point))

@@ -63,6 +63,7 @@ MIN_MARGIN = 0.4
 """Between two centres along RIGHT, and along BEHIND."""
 MAX_TRIES = 50
 """Places that are tried for an object before the scene starts again."""
+_FEW_TRIES = 10  # are enough for every object of most scenes, and the rest need not be drawn
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,20 @@ def place_objects(seed: int, index: np.ndarray, attempt: int, view: Scenes) -> t
     Returns:
         The scenes, and N bool: did every object find a place in `MAX_TRIES` tries?
     """
+    filled, found = _place(seed, index, attempt, view, _FEW_TRIES)
+    left = (~found).nonzero()[0]
+    if left.size:
+        again, found[left] = _place(seed, index[left], attempt, view[left], MAX_TRIES)
+        filled.put(left, again)
+    return filled, found
+
+
+def _place(seed: int, index: np.ndarray, attempt: int, view: Scenes, num_tries: int) -> tuple[Scenes, np.ndarray]:
+    """`place_objects` with the first `num_tries` of an object's `MAX_TRIES`."""
     num = len(index)
-    words = random_bits(seed, index, 1 + attempt, MAX_OBJECTS * (5 + 2 * MAX_TRIES)).reshape(num, MAX_OBJECTS, -1)
+    first = (5 + 2 * MAX_TRIES) * np.arange(MAX_OBJECTS, dtype=np.uint64)[:, None]
+    draws = (first + np.arange(5 + 2 * num_tries, dtype=np.uint64)).ravel()
+    words = random_bits(seed, index, 1 + attempt, draws).reshape(num, MAX_OBJECTS, -1)
     present = np.arange(MAX_OBJECTS) < view.num_objects[:, None]
     size, shape, color, material = (
         np.where(present, 1 + to_integers(words[..., draw], count), 0)
@@ -239,7 +252,7 @@ def place_objects(seed: int, index: np.ndarray, attempt: int, view: Scenes) -> t
     )
     rotation = np.where(present, 360 * to_floats(words[..., 4]), 0)
     radius = np.array([0.0, *SIZES])[size]
-    tries = AREA * (2 * to_floats(words[..., 5:]).reshape(num, MAX_OBJECTS, MAX_TRIES, 2) - 1)
+    tries = AREA * (2 * to_floats(words[..., 5:]).reshape(num, MAX_OBJECTS, num_tries, 2) - 1)
 
     position = np.zeros((num, MAX_OBJECTS, 2))
     found = np.ones(num, bool)

@@ -37,7 +37,7 @@ from emorl.data.clevr.scene import (
 
 GROUND = MAX_OBJECTS
 """What `World.nearest` calls the ground with its cove; objects are 0 to MAX_OBJECTS - 1."""
-NOTHING = -1
+NOTHING = MAX_OBJECTS + 1
 """A ray that leaves the scene: the world behind it is black."""
 
 SLOPES = np.diff(COVE[:, 1]) / np.diff(COVE[:, 0])
@@ -95,13 +95,16 @@ class World:
         self.lamps = put(scenes.lamps.transpose(2, 1, 0))  # 3 L B
         # What objects have, for `of`: the last axis is B x O.
         self.present = torch.as_tensor((scenes.size > 0).ravel(), device=device)
-        self.half_height = put(np.where(scenes.size > 0, scenes.half_height, 1).ravel())
-        center = np.concatenate([scenes.position, scenes.half_height[..., None]], axis=-1)
-        self.center = put(center.reshape(-1, 3).T)  # 3 BO
-        self.cos, self.sin = put(np.cos(yaw)), put(np.sin(yaw))
-        self.round = torch.as_tensor(names == "cylinder", device=device)
-        self.fillet = put(np.array([solids.FILLETS.get(name, 1.0) for name in names]))
-        self.reach = put(np.array([_REACH.get(name, 1.0) for name in names])) * self.half_height
+        center = np.concatenate([scenes.position, scenes.half_height[..., None]], axis=-1).reshape(-1, 3).T
+        half = np.where(scenes.size > 0, scenes.half_height, 1).ravel()
+        fillet = np.array([solids.FILLETS.get(name, 1.0) for name in names])
+        table = put(np.stack([*center, half, np.cos(yaw), np.sin(yaw), fillet, names == "cylinder"]))
+        reach = put(np.array([_REACH.get(name, 1.0) for name in names])) * table[3]
+        self.objects = torch.cat([table, reach[None]])  # 9 BO, for `Objects.of`
+        self.center, self.half_height, self.fillet = self.objects[:3], self.objects[3], self.objects[6]
+        # The balls that hold the objects of each place: centre and radius, which is -inf where nothing is to be met.
+        balls = torch.cat([self.center, torch.where(self.present, reach, -torch.inf)[None]])
+        self.balls = list(balls.view(4, self.num_scenes, MAX_OBJECTS).permute(2, 0, 1).contiguous())  # O times 4 B
         self.metal = torch.as_tensor((scenes.material == 1 + MATERIALS.index("metal")).ravel(), device=device)
         self.albedo = put(np.concatenate([np.zeros((1, 3)), PALETTE])[scenes.color].reshape(-1, 3).T)  # 3 BO
         self._cove_s = put(COVE[:, 0])
@@ -141,49 +144,18 @@ class World:
         Returns:
             The distance (M) and what is there (M, int64): an object, `GROUND` or `NOTHING`.
         """
-        t = self._meet_ground(origin, direction)
+        t = meet_ground(origin, direction)
         hit = torch.where(t < torch.inf, GROUND, NOTHING)
-        candidates = []
-        for number in range(self.num_places):
-            offset = self.of(self.center, scene, number) - origin
-            along = dot(offset, direction)
-            reach = self.of(self.reach, scene, number)
-            near = (dot(offset, offset) - along * along < reach * reach) & (along + reach > 0)
-            near &= self.of(self.present, scene, number) & (along - reach < t)
+        near = []
+        for number, balls in enumerate(self.balls[: self.num_places]):
+            near.append(_meets_ball(balls, scene, origin, direction, t))
             if leaving is not None:
-                near &= leaving != number
-            candidates.append(near.nonzero().squeeze(1))
-        rows, place, sizes = _join(candidates)
-        of = pick(scene, rows)
-        half = self.of(self.half_height, of, place)
-        found = half * solids.intersect(
-            self._solid(of, place),
-            self._to_frame(of, place, pick(origin, rows), half),
-            self._turn(of, place, pick(direction, rows)),
-        )
-        for number, (some, distance) in enumerate(zip(candidates, torch.split(found, sizes), strict=True)):
-            better = distance < t[some]
-            t[some] = torch.where(better, distance, t[some])
-            hit[some] = torch.where(better, number, hit[some])
-        return t, hit
-
-    def _meet_ground(self, origin: Tensor, direction: Tensor) -> Tensor:
-        """M: where rays from above meet the ground; infinite beyond its edges."""
-        t = self._meet_planes(origin, direction)
-        return torch.where(torch.stack(_within_ground(origin + t * direction)).amin(dim=0) >= 0, t, torch.inf)
-
-    def _meet_planes(self, origin: Tensor, direction: Tensor, every: int = 1) -> Tensor:
-        """M: where rays from above meet a ground without edges, of all its planes or of `every` so many.
-
-        It is convex: that is the first of its planes.
-        """
-        s, ds = along_cove(origin), along_cove(direction)
-        t = torch.full_like(s, _FAR)
-        for (start, height), slope in zip(COVE[:-1:every].tolist(), SLOPES[::every].tolist(), strict=True):
-            falling = slope * ds - direction[2]
-            above = (origin[2] - height - slope * (s - start)).clamp_min(0)
-            t = torch.where(falling > 0, torch.minimum(t, above / falling), t)
-        return t
+                near[-1] &= leaving != number
+        place, rows = _where(near)
+        found = _meet_object(self.objects, scene, origin, direction, place, rows)
+        t = t.scatter_reduce(0, rows, found, "amin")
+        first = (found < torch.inf) & (found == pick(t, rows))
+        return t, hit.scatter_reduce(0, rows, torch.where(first, place, NOTHING), "amin")
 
     def ground_in_cone(self, origin: Tensor, direction: Tensor, tangent: float) -> tuple[Tensor, Tensor]:
         """Where cones meet the ground.
@@ -205,17 +177,10 @@ class World:
         edge = torch.where(ds > 0, COVE[-1, 0] - s, s - COVE[0, 0]) / ds.abs().clamp_min(1e-6)
         side = (COVE_HALF_WIDTH - a * da.sign()) / da.abs().clamp_min(1e-6)
         edge = torch.minimum(edge, side).clamp_min(1e-3)
-        rise = self.ground_height(s + edge * ds) - origin[2]
+        rise = ground_height(s + edge * ds) - origin[2]
         share = 0.5 + (rise / (rise * rise + edge * edge).sqrt() - direction[2]) / (2 * tangent)
-        reached = torch.minimum(self._meet_planes(origin, direction, every=3) * level, edge)
+        reached = torch.minimum(_meet_planes(origin, direction, every=3) * level, edge)
         return origin + reached * ahead, share.clamp(0, 1)
-
-    def ground_height(self, s: Tensor) -> Tensor:
-        """Height of the ground at distances along the cove, any shape."""
-        height = torch.full_like(s, -torch.inf)
-        for (start, base), slope in zip(COVE[:-1].tolist(), SLOPES.tolist(), strict=True):
-            height = torch.maximum(height, base + slope * (s - start))
-        return height
 
     def ground_normal(self, point: Tensor) -> Tensor:
         """Unit normals (3 M) of the ground at points of it (3 M)."""
@@ -230,23 +195,10 @@ class World:
         """Unit normals (3 M) at points (3 M) on what was hit (M); the ground's where nothing was."""
         result = self.ground_normal(point)
         rows = ((hit != GROUND) & (hit != NOTHING)).nonzero().squeeze(1)
-        of, place = pick(scene, rows), pick(hit, rows)
-        local = self._to_frame(of, place, pick(point, rows), self.of(self.half_height, of, place))
-        result[:, rows] = self._turn(of, place, solids.normal(self._solid(of, place), local), back=True)
+        objects = Objects.of(self.objects, pick(scene, rows), pick(hit, rows))
+        local = objects.to_frame(pick(point, rows))
+        result[:, rows] = objects.turn(solids.normal(objects.solid, local), back=True)
         return result
-
-    def _solid(self, scene: Tensor, place: Tensor) -> solids.Solid:
-        return solids.Solid(self.of(self.round, scene, place), self.of(self.fillet, scene, place))
-
-    def _turn(self, scene: Tensor, place: Tensor, vector: Tensor, back: bool = False) -> Tensor:
-        """Directions of the world in an object's frame, or `back` again."""
-        cos, sin = self.of(self.cos, scene, place), self.of(self.sin, scene, place)
-        sin = -sin if back else sin
-        x, y, z = vector
-        return torch.stack([cos * x + sin * y, cos * y - sin * x, z])
-
-    def _to_frame(self, scene: Tensor, place: Tensor, point: Tensor, size: Tensor) -> Tensor:
-        return self._turn(scene, place, (point - self.of(self.center, scene, place)) / size)
 
     # ---- lamps --------------------------------------------------------------------------------------------
 
@@ -309,45 +261,142 @@ class World:
         Returns:
             For each place: its number, the positions in L x M that are concerned, their shares in [0, 1].
         """
-        candidates = []
-        for number in range(self.num_places):
-            offset = (self.of(self.center, scene, number) - point)[:, None]
-            along = dot(offset, light.direction)
-            reach = self.of(self.reach, scene, number)
-            wide = reach + 1.5 * light.half_size * (along + reach).clamp_min(0)
-            near = lit & ((leaving != number) & self.of(self.present, scene, number))
-            near &= (dot(offset, offset) - along * along < wide * wide) & (along + reach > 0)
-            candidates.append((near & (along - reach < light.distance)).flatten().nonzero().squeeze(1))
-        rows, place, sizes = _join(candidates)
-        at = rows % len(scene)
-        of, origin, direction = pick(scene, at), pick(point, at), pick(light.direction.flatten(1), rows)
-        half, reach = self.of(self.half_height, of, place), self.of(self.reach, of, place)
-        along = dot(self.of(self.center, of, place) - origin, direction)
-        solid = self._solid(of, place)
-        found = solids.approach(
-            solid,
-            self._to_frame(of, place, origin, half),
-            self._turn(of, place, direction),
-            (along - reach).clamp_min(0) / half,
-            torch.minimum(along + reach, pick(light.distance.flatten(), rows)) / half,
-            steps,
-        )
-        spread = pick(light.half_size.flatten(), rows) * found.t  # of the source's image at the outline
-        if light.axes is None:
-            hidden = _share_of_disc(-found.distance / spread.clamp_min(1e-6))
-        else:
-            outline = self._turn(of, place, found.normal, back=True)
-            extents = [spread * dot(outline, pick(axis.flatten(1), rows)).abs() for axis in light.axes]
-            hidden = _share_of_square(-found.distance, torch.maximum(*extents), torch.minimum(*extents))
-        return list(zip(range(self.num_places), candidates, torch.split(hidden, sizes), strict=True))
+        near = [
+            _meets_ball(balls, scene, point, light.direction, light.distance, 1.5 * light.half_size)
+            & (lit & (leaving != number))
+            for number, balls in enumerate(self.balls[: self.num_places])
+        ]
+        place, rows = _where(near)
+        hidden = _hide(self.objects, scene, point, light, place, rows, steps)
+        starts = torch.searchsorted(place, torch.arange(len(near) + 1, device=place.device)).tolist()
+        return [
+            (number, rows[start:stop], hidden[start:stop])
+            for number, (start, stop) in enumerate(zip(starts, starts[1:], strict=False))
+        ]
 
 
-def _join(candidates: list[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-    """Positions of all places in one list, the place of each, and how many each place has."""
-    sizes = [len(rows) for rows in candidates]
-    rows = torch.cat(candidates)
-    numbers = torch.arange(len(sizes), device=rows.device)
-    return rows, numbers.repeat_interleave(torch.tensor(sizes, device=rows.device)), sizes
+class Objects(NamedTuple):
+    """An object for each of M rays or points: its shape, and where it lies."""
+
+    center: Tensor
+    """3 M."""
+    half_height: Tensor
+    """M, as the next two."""
+    cos: Tensor
+    sin: Tensor
+    """Of its yaw."""
+    solid: solids.Solid
+    reach: Tensor
+    """Radius of a ball that holds it."""
+
+    @classmethod
+    def of(cls, objects: Tensor, scene: Tensor, place: Tensor) -> Objects:
+        """From a world's table, by scene and place (M each)."""
+        some = pick(objects, scene * MAX_OBJECTS + place)
+        return cls(some[:3], some[3], some[4], some[5], solids.Solid(some[7] > 0, some[6]), some[8])
+
+    def turn(self, vector: Tensor, back: bool = False) -> Tensor:
+        """Directions (3 M) of the world in the objects' frames, or `back` again."""
+        sin = -self.sin if back else self.sin
+        x, y, z = vector
+        return torch.stack([self.cos * x + sin * y, self.cos * y - sin * x, z])
+
+    def to_frame(self, point: Tensor) -> Tensor:
+        """Points (3 M) of the world in the objects' frames."""
+        return self.turn((point - self.center) / self.half_height)
+
+
+def _where(near: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The places that are concerned, one after another, and the positions (in a flattened list) at which they are."""
+    place, rows = torch.stack(near).flatten(1).nonzero(as_tuple=True)
+    return place.contiguous(), rows.contiguous()
+
+
+def _meets_ball(
+    balls: Tensor, scene: Tensor, origin: Tensor, direction: Tensor, stop: Tensor, widening: Tensor | None = None
+) -> Tensor:
+    """Do rays or cones meet a ball before they stop?
+
+    Args:
+        balls: 4 B, of each scene: centre and radius.
+        scene: M.
+        origin: 3 M.
+        direction: 3 M, or 3 L M: of unit length.
+        stop: M or L M, distance along the rays.
+        widening: M or L M, how much wider a cone is at distance 1.
+
+    Returns:
+        M or L M, bool.
+    """
+    ball = pick(balls, scene)
+    offset, reach = ball[:3] - origin, ball[3]
+    offset = offset if direction.ndim == 2 else offset[:, None]
+    along = dot(offset, direction)
+    wide = reach if widening is None else reach + widening * (along + reach).clamp_min(0)
+    near = (dot(offset, offset) - along * along < wide * wide) & (along + reach > 0)
+    return near & (along - reach < stop)
+
+
+def _meet_object(
+    objects: Tensor, scene: Tensor, origin: Tensor, direction: Tensor, place: Tensor, rows: Tensor
+) -> Tensor:
+    """How far some rays (rows of M) go to an object each: infinite where they miss it."""
+    some = Objects.of(objects, pick(scene, rows), place)
+    met = solids.intersect(some.solid, some.to_frame(pick(origin, rows)), some.turn(pick(direction, rows)))
+    return some.half_height * met
+
+
+def _hide(
+    objects: Tensor, scene: Tensor, point: Tensor, light: Light, place: Tensor, rows: Tensor, steps: int
+) -> Tensor:
+    """Shares of sources of light (rows of L x M) that an object each hides; see `World.hidden_shares`."""
+    at = rows % len(scene)
+    some = Objects.of(objects, pick(scene, at), place)
+    origin, direction = pick(point, at), pick(light.direction.flatten(1), rows)
+    half, reach = some.half_height, some.reach
+    along = dot(some.center - origin, direction)
+    found = solids.approach(
+        some.solid,
+        some.to_frame(origin),
+        some.turn(direction),
+        (along - reach).clamp_min(0) / half,
+        torch.minimum(along + reach, pick(light.distance.flatten(), rows)) / half,
+        steps,
+    )
+    spread = pick(light.half_size.flatten(), rows) * found.t  # of the source's image at the outline
+    if light.axes is None:
+        return _share_of_disc(-found.distance / spread.clamp_min(1e-6))
+    outline = some.turn(found.normal, back=True)
+    extents = [spread * dot(outline, pick(axis.flatten(1), rows)).abs() for axis in light.axes]
+    return _share_of_square(-found.distance, torch.maximum(*extents), torch.minimum(*extents))
+
+
+def meet_ground(origin: Tensor, direction: Tensor) -> Tensor:
+    """M: where rays (3 M) from above meet the ground; infinite beyond its edges."""
+    t = _meet_planes(origin, direction)
+    return torch.where(torch.stack(_within_ground(origin + t * direction)).amin(dim=0) >= 0, t, torch.inf)
+
+
+def _meet_planes(origin: Tensor, direction: Tensor, every: int = 1) -> Tensor:
+    """M: where rays from above meet a ground without edges, of all its planes or of `every` so many.
+
+    It is convex: that is the first of its planes.
+    """
+    s, ds = along_cove(origin), along_cove(direction)
+    t = torch.full_like(s, _FAR)
+    for (start, height), slope in zip(COVE[:-1:every].tolist(), SLOPES[::every].tolist(), strict=True):
+        falling = slope * ds - direction[2]
+        above = (origin[2] - height - slope * (s - start)).clamp_min(0)
+        t = torch.where(falling > 0, torch.minimum(t, above / falling), t)
+    return t
+
+
+def ground_height(s: Tensor) -> Tensor:
+    """Height of the ground at distances along the cove, any shape."""
+    height = torch.full_like(s, -torch.inf)
+    for (start, base), slope in zip(COVE[:-1].tolist(), SLOPES.tolist(), strict=True):
+        height = torch.maximum(height, base + slope * (s - start))
+    return height
 
 
 def _within_ground(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
