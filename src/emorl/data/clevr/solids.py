@@ -36,33 +36,37 @@ class Solid(NamedTuple):
     """M, in (0, 1]."""
 
 
-def _distance(solid: Solid, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Signed distance (M) at points, and its gradient, three times M: a unit vector."""
-    rho = (x * x + y * y).sqrt().clamp_min(1e-12)
-    inner = 1 - solid.fillet
-    qx = torch.where(solid.round, rho, x.abs()) - inner
-    qy = torch.where(solid.round, 0.0, y.abs()) - inner
-    qz = z.abs() - inner
+def _distance(solid: Solid, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed distance (M) at points (3 M), and its gradient (3 M): a unit vector."""
+    flat = point[:2] * point[:2]
+    rho = (flat[0] + flat[1]).sqrt().clamp_min(1e-12)
+    x, y, z = point.abs()
+    q = torch.stack([torch.where(solid.round, rho, x), torch.where(solid.round, 0.0, y), z]) - (1 - solid.fillet)
     # Outside the inner box the nearest point is on it; inside, the face of largest q is nearest.
-    ox, oy, oz = qx.clamp_min(0), qy.clamp_min(0), qz.clamp_min(0)
-    outer = (ox * ox + oy * oy + oz * oz).sqrt()
-    deepest = torch.maximum(torch.maximum(qx, qy), qz)
-    inside = deepest <= 0
+    out = q.clamp_min(0)
+    square = out * out
+    outer = (square[0] + square[1] + square[2]).sqrt()
+    deepest = torch.maximum(torch.maximum(q[0], q[1]), q[2])
     distance = outer + deepest.clamp_max(0) - solid.fillet
-    scale = 1 / outer.clamp_min(1e-12)
-    gx = torch.where(inside, (qx == deepest).to(x.dtype), ox * scale)
-    gy = torch.where(inside, ((qy == deepest) & (qx < deepest)).to(x.dtype), oy * scale)
-    gz = torch.where(inside, ((qx < deepest) & (qy < deepest)).to(x.dtype), oz * scale)
-    gx, gy = (
-        torch.where(solid.round, gx * x / rho, gx * x.sign()),
-        torch.where(solid.round, gx * y / rho, gy * y.sign()),
-    )
-    return distance, (gx, gy, gz * z.sign())
+    is_x, is_y, _ = q == deepest
+    face = torch.stack([is_x, is_y & ~is_x, ~(is_x | is_y)])
+    gradient = torch.where(deepest <= 0, face.to(q.dtype), out * (1 / outer.clamp_min(1e-12)))
+    # from the octant in which q is measured to where the point is
+    around = gradient[0] * point[:2] / rho
+    gradient = gradient * point.sign()
+    return distance, torch.cat([torch.where(solid.round, around, gradient[:2]), gradient[2:]])
 
 
 def normal(solid: Solid, point: Tensor) -> Tensor:
     """Outward unit normals (3 M) at points of the surface (3 M), in the solid's frame."""
-    return torch.stack(_distance(solid, *point)[1])
+    return _distance(solid, point)[1]
+
+
+def _along(solid: Solid, origin: Tensor, direction: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Signed distance (M) at places along lines, its slope along them (M), and its gradient (3 M)."""
+    distance, gradient = _distance(solid, origin + t * direction)
+    x, y, z = gradient * direction
+    return distance, x + y + z, gradient
 
 
 def _enter_box(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,11 +91,8 @@ def intersect(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
     enter, leave = _enter_box(origin, direction)
     t = enter.clamp_min(0)
     missed = (enter > leave) | (leave <= 0)
-    dx, dy, dz = direction
-    ox, oy, oz = origin
     for _ in range(_NEWTON_STEPS):
-        distance, (gx, gy, gz) = _distance(solid, ox + t * dx, oy + t * dy, oz + t * dz)
-        slope = gx * dx + gy * dy + gz * dz
+        distance, slope, _ = _along(solid, origin, direction, t)
         missed |= (slope >= 0) & (distance > 1e-6)
         t = t + distance.clamp_min(0) / (-slope).clamp_min(1e-3)
     missed |= t > leave
@@ -120,15 +121,8 @@ def approach(solid: Solid, origin: Tensor, direction: Tensor, low: Tensor, high:
         high: M, where to stop.
         steps: of the search; the first alone is exact for no shape, ten are for outlines of all.
     """
-    dx, dy, dz = direction
-    ox, oy, oz = origin
-
-    def along(t: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        distance, (gx, gy, gz) = _distance(solid, ox + t * dx, oy + t * dy, oz + t * dz)
-        return distance, gx * dx + gy * dy + gz * dz, (gx, gy, gz)
-
-    f_low, slope_low, _ = along(low)
-    f_high, slope_high, _ = along(high)
+    f_low, slope_low, _ = _along(solid, origin, direction, low)
+    f_high, slope_high, _ = _along(solid, origin, direction, high)
     t = low
     for step in range(steps):
         middle = 0.5 * (low + high)
@@ -139,11 +133,11 @@ def approach(solid: Solid, origin: Tensor, direction: Tensor, low: Tensor, high:
             t = torch.where((meet > low) & (meet < high), meet, middle)
         else:
             t = middle
-        f, slope, _ = along(t)
+        f, slope, _ = _along(solid, origin, direction, t)
         falling = slope < 0
         low, high = torch.where(falling, t, low), torch.where(falling, high, t)
         f_low, f_high = torch.where(falling, f, f_low), torch.where(falling, f_high, f)
         slope_low, slope_high = torch.where(falling, slope, slope_low), torch.where(falling, slope_high, slope)
     t = torch.where(f_low < f_high, low, high)
-    f, _, gradient = along(t)
-    return Approach(f, t, torch.stack(gradient))
+    f, _, gradient = _along(solid, origin, direction, t)
+    return Approach(f, t, gradient)
