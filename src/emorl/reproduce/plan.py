@@ -58,7 +58,12 @@ _TABLE1: dict[Scale, Runs] = {
     for scale in DATA
 }
 _NANO = "efficientmorl-nano"
-_TABLE1["paper"] = {**_TABLE1["paper"], "Tetrominoes: EfficientMORL, 24,000 steps": "efficientmorl-tetrominoes-24k"}
+_TABLE1["paper"] = {
+    **_TABLE1["paper"],
+    "Tetrominoes: EfficientMORL, 24,000 steps": "efficientmorl-tetrominoes-24k",
+    "Multi-dSprites: EfficientMORL, 24,000 steps": "efficientmorl-multi-dsprites-24k",
+    "CLEVR6: EfficientMORL, 24,000 steps": "efficientmorl-clevr6-24k",
+}
 _TABLE1["nano"] = {
     **_TABLE1["nano"],
     "Tetrominoes: EfficientMORL, bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
