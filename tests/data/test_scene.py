@@ -32,6 +32,10 @@ def test_any_subset_in_any_order_has_the_same_bits() -> None:
     some = np.random.default_rng(0).permutation(1000)[:300]
     np.testing.assert_array_equal(random_bits(3, some, 1, 8), everything[some])
     np.testing.assert_array_equal(random_bits(3, some.astype(np.int32), 1, 5), everything[some, :5])
+    for kind in (np.uint64, np.int64):
+        np.testing.assert_array_equal(
+            random_bits(3, some, 1, np.array([5, 0, 7], kind)), everything[some][:, [5, 0, 7]]
+        )
     assert random_bits(3, some[:0], 1, 8).shape == (0, 8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,16 @@ def test_few_scenes_are_in_memory_at_their_own_size() -> None:
     assert scenes.asked < num and found.index.tolist() == order.tolist()
     np.testing.assert_array_equal(found.image[5], view.read(order[5:6]).image[0])
     assert view.read(order[:0]).image.shape == (0, 2, 2, 3)
+    seen = Viewed(Scenes(replace(tiny, visibility=np.ones((num, 3), np.float32))), View((2, 2)))
+    visibility = seen.read(order[:0]).visibility
+    assert visibility is not None and visibility.shape == (0, 3)
+
+
+def test_labels_beyond_the_entities_are_told() -> None:
+    mask = np.full((1, 4, 4), 2, np.uint8)
+    batch = Batch(np.zeros((1, 4, 4, 3), np.uint8), np.arange(1), mask, np.ones((1, 2), np.float32))
+    with pytest.raises(InputError, match="label 2, of 2 entities"):
+        Viewed(Scenes(batch), View((2, 2))).read(np.arange(1))
 
 
 class Drawing(Scenes):

@@ -46,7 +46,7 @@ def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarr
         seed: 0 to 2^64 - 1.
         index: N, integers >= 0: the scenes.
         stream: >= 0: which use within a scene.
-        draws: M, uint64, which ones; or a number M for the first ones.
+        draws: M, whole numbers, which ones; or the number M of the first ones.
 
     Returns:
         N M, uint64. Row n depends on seed, index[n] and stream only, and a draw on its number besides.
@@ -54,8 +54,8 @@ def random_bits(seed: int, index: np.ndarray, stream: int, draws: int | np.ndarr
     Raises:
         InputError: the seed is out of range.
     """
-    numbers = np.arange(draws, dtype=np.uint64) if isinstance(draws, int) else draws
-    return _absorb(_keys(seed, index, stream)[:, None], numbers)
+    numbers = draws if isinstance(draws, np.ndarray) else np.arange(draws)
+    return _absorb(_keys(seed, index, stream)[:, None], numbers.astype(np.uint64))
 
 
 def random_words(seed: int, index: np.ndarray, stream: int, draws: Tensor) -> Tensor:

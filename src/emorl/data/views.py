@@ -223,8 +223,10 @@ class Viewed:
         mask = resize_labels(batch.mask, self.size)
         if batch.visibility is None:
             return replace(batch, image=image, mask=mask)
-        labels = mask.reshape(len(mask), -1)
-        seen = np.stack([(labels == entity).any(axis=1) for entity in range(batch.visibility.shape[1])], axis=1)
+        num_entities = batch.visibility.shape[1]
+        if mask.max(initial=0) >= num_entities:
+            raise InputError(f"{self.source.name}: a mask has the label {mask.max()}, of {num_entities} entities")
+        seen = np.stack([(mask == entity).any(axis=(1, 2)) for entity in range(num_entities)], axis=1)
         seen[:, 0] = True
         factors = dict(batch.factors)
         if "pixel_coords" in factors:

@@ -112,6 +112,16 @@ def test_what_is_met_first_is_the_nearest_of_all() -> None:
     np.testing.assert_allclose(t.numpy()[clear], np.min(distances, axis=0)[clear], atol=1e-9)
 
 
+def test_an_object_as_far_as_the_ground_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin, direction = put(np.array([[0, 0, 5.0]])), put(np.array([[0, 0, -1.0]]))
+    alone = world(scene(Thing("sphere", 0, 0)))
+    ground, _ = world(scene(Thing("sphere", -50, 50))).nearest(first(1), origin, direction)
+    for closer, expected in ((0.0, GROUND), (1e-9, 0)):
+        monkeypatch.setattr("emorl.data.clevr.world._meet_object", lambda *_, closer=closer: ground - closer)
+        t, hit = alone.nearest(first(1), origin, direction)
+        assert t == ground - closer and hit == expected
+
+
 def test_a_ray_does_not_meet_what_it_leaves() -> None:
     rng = np.random.default_rng(2)
     away = upward(rng, 500)

@@ -42,7 +42,7 @@ def label_maps(scenes: Scenes, device: torch.device) -> Tensor:
     origin, direction = world.primary(scene, grid_cols[c], grid_rows[r])
     _, hit = world.nearest(scene, origin, direction)
     labels = torch.zeros(len(scenes), HEIGHT, WIDTH, dtype=torch.uint8, device=device)
-    labels[scene, r, c] = torch.where((hit >= 0) & (hit < world.num_places), hit + 1, 0).to(torch.uint8)
+    labels[scene, r, c] = torch.where(hit < world.num_places, hit + 1, 0).to(torch.uint8)
     return labels
 
 

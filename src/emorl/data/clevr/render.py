@@ -267,7 +267,7 @@ def soft_radiance(
     result = torch.zeros_like(origin)
     rows = (hit == GROUND).nonzero().squeeze(1)
     result[:, rows] = around.ground(pick(scene, rows), pick(origin, rows) + pick(t, rows) * pick(direction, rows))
-    rows = ((hit != GROUND) & (hit != NOTHING)).nonzero().squeeze(1)
+    rows = (hit < GROUND).nonzero().squeeze(1)
     if rows.numel():
         of, place = pick(scene, rows), pick(hit, rows)
         point = pick(origin, rows) + pick(t, rows) * pick(direction, rows)
@@ -593,8 +593,8 @@ def _expose(
     hit = hit.view(num, height + 2, width + 2)  # with a border, to find outlines
 
     inner = hit[:, 1:-1, 1:-1]
-    place = inner.clamp(0, MAX_OBJECTS - 1)
-    on_object = (inner != GROUND) & (inner != NOTHING)
+    place = inner.clamp_max(MAX_OBJECTS - 1)
+    on_object = inner < GROUND
     metal = on_object & world.metal.view(num, MAX_OBJECTS)[torch.arange(num, device=device)[:, None, None], place]
     fine = metal.clone()
     for dr in (0, 1, 2):

@@ -8,6 +8,7 @@ Axes: M rays or points, each of the scene `scene[m]`; B scenes, O places for obj
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import pi
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ from emorl.data.clevr.scene import (
 
 GROUND = MAX_OBJECTS
 """What `World.nearest` calls the ground with its cove; objects are 0 to MAX_OBJECTS - 1."""
-NOTHING = MAX_OBJECTS + 1
-"""A ray that leaves the scene: the world behind it is black."""
+NOTHING = GROUND + 1
+"""A ray that leaves the scene: the world behind it is black. The largest, so that the least number is what is met."""
 
 SLOPES = np.diff(COVE[:, 1]) / np.diff(COVE[:, 0])
 """Of the ground between two places of its table."""
@@ -93,15 +94,15 @@ class World:
         self.camera = put(scenes.camera.T)  # 3 B
         self.axes = put(view_axes(scenes.camera).transpose(1, 2, 0))  # 3 3 B: axis, coordinate
         self.lamps = put(scenes.lamps.transpose(2, 1, 0))  # 3 L B
-        # What objects have, for `of`: the last axis is B x O.
+        # What objects have: the last axis is B x O.
         self.present = torch.as_tensor((scenes.size > 0).ravel(), device=device)
         center = np.concatenate([scenes.position, scenes.half_height[..., None]], axis=-1).reshape(-1, 3).T
         half = np.where(scenes.size > 0, scenes.half_height, 1).ravel()
         fillet = np.array([solids.FILLETS.get(name, 1.0) for name in names])
         table = put(np.stack([*center, half, np.cos(yaw), np.sin(yaw), fillet, names == "cylinder"]))
         reach = put(np.array([_REACH.get(name, 1.0) for name in names])) * table[3]
-        self.objects = torch.cat([table, reach[None]])  # 9 BO, for `Objects.of`
-        self.center, self.half_height, self.fillet = self.objects[:3], self.objects[3], self.objects[6]
+        self.table = torch.cat([table, reach[None]])  # 9 BO, in this order, for `Objects.of`
+        self.center, self.half_height, self.fillet = self.table[:3], self.table[3], self.table[6]
         # The balls that hold the objects of each place: centre and radius, which is -inf where nothing is to be met.
         balls = torch.cat([self.center, torch.where(self.present, reach, -torch.inf)[None]])
         self.balls = list(balls.view(4, self.num_scenes, MAX_OBJECTS).permute(2, 0, 1).contiguous())  # O times 4 B
@@ -144,17 +145,17 @@ class World:
         Returns:
             The distance (M) and what is there (M, int64): an object, `GROUND` or `NOTHING`.
         """
-        t = meet_ground(origin, direction)
-        hit = torch.where(t < torch.inf, GROUND, NOTHING)
+        ground = _meet_ground(origin, direction)
+        hit = torch.where(ground < torch.inf, GROUND, NOTHING)
         near = []
         for number, balls in enumerate(self.balls[: self.num_places]):
-            near.append(_meets_ball(balls, scene, origin, direction, t))
+            near.append(_meets_ball(balls, scene, origin, direction, ground))
             if leaving is not None:
                 near[-1] &= leaving != number
         place, rows = _where(near)
-        found = _meet_object(self.objects, scene, origin, direction, place, rows)
-        t = t.scatter_reduce(0, rows, found, "amin")
-        first = (found < torch.inf) & (found == pick(t, rows))
+        found = _meet_object(self.table, scene, origin, direction, place, rows)
+        t = ground.scatter_reduce(0, rows, found, "amin")
+        first = (found < pick(ground, rows)) & (found == pick(t, rows))
         return t, hit.scatter_reduce(0, rows, torch.where(first, place, NOTHING), "amin")
 
     def ground_in_cone(self, origin: Tensor, direction: Tensor, tangent: float) -> tuple[Tensor, Tensor]:
@@ -194,8 +195,8 @@ class World:
     def normal(self, scene: Tensor, hit: Tensor, point: Tensor) -> Tensor:
         """Unit normals (3 M) at points (3 M) on what was hit (M); the ground's where nothing was."""
         result = self.ground_normal(point)
-        rows = ((hit != GROUND) & (hit != NOTHING)).nonzero().squeeze(1)
-        objects = Objects.of(self.objects, pick(scene, rows), pick(hit, rows))
+        rows = (hit < GROUND).nonzero().squeeze(1)
+        objects = Objects.of(self.table, pick(scene, rows), pick(hit, rows))
         local = objects.to_frame(pick(point, rows))
         result[:, rows] = objects.turn(solids.normal(objects.solid, local), back=True)
         return result
@@ -267,12 +268,9 @@ class World:
             for number, balls in enumerate(self.balls[: self.num_places])
         ]
         place, rows = _where(near)
-        hidden = _hide(self.objects, scene, point, light, place, rows, steps)
+        hidden = _hide(self.table, scene, point, light, place, rows, steps)
         starts = torch.searchsorted(place, torch.arange(len(near) + 1, device=place.device)).tolist()
-        return [
-            (number, rows[start:stop], hidden[start:stop])
-            for number, (start, stop) in enumerate(zip(starts, starts[1:], strict=False))
-        ]
+        return [(number, rows[start:stop], hidden[start:stop]) for number, (start, stop) in enumerate(pairwise(starts))]
 
 
 class Objects(NamedTuple):
@@ -290,10 +288,11 @@ class Objects(NamedTuple):
     """Radius of a ball that holds it."""
 
     @classmethod
-    def of(cls, objects: Tensor, scene: Tensor, place: Tensor) -> Objects:
+    def of(cls, table: Tensor, scene: Tensor, place: Tensor) -> Objects:
         """From a world's table, by scene and place (M each)."""
-        some = pick(objects, scene * MAX_OBJECTS + place)
-        return cls(some[:3], some[3], some[4], some[5], solids.Solid(some[7] > 0, some[6]), some[8])
+        some = pick(table, scene * MAX_OBJECTS + place)
+        half_height, cos, sin, fillet, is_round, reach = some[3:]
+        return cls(some[:3], half_height, cos, sin, solids.Solid(is_round > 0, fillet), reach)
 
     def turn(self, vector: Tensor, back: bool = False) -> Tensor:
         """Directions (3 M) of the world in the objects' frames, or `back` again."""
@@ -309,7 +308,7 @@ class Objects(NamedTuple):
 def _where(near: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The places that are concerned, one after another, and the positions (in a flattened list) at which they are."""
     place, rows = torch.stack(near).flatten(1).nonzero(as_tuple=True)
-    return place.contiguous(), rows.contiguous()
+    return place.contiguous(), rows.contiguous()  # columns of one array: as indices they are slow
 
 
 def _meets_ball(
@@ -338,20 +337,18 @@ def _meets_ball(
 
 
 def _meet_object(
-    objects: Tensor, scene: Tensor, origin: Tensor, direction: Tensor, place: Tensor, rows: Tensor
+    table: Tensor, scene: Tensor, origin: Tensor, direction: Tensor, place: Tensor, rows: Tensor
 ) -> Tensor:
     """How far some rays (rows of M) go to an object each: infinite where they miss it."""
-    some = Objects.of(objects, pick(scene, rows), place)
+    some = Objects.of(table, pick(scene, rows), place)
     met = solids.intersect(some.solid, some.to_frame(pick(origin, rows)), some.turn(pick(direction, rows)))
     return some.half_height * met
 
 
-def _hide(
-    objects: Tensor, scene: Tensor, point: Tensor, light: Light, place: Tensor, rows: Tensor, steps: int
-) -> Tensor:
+def _hide(table: Tensor, scene: Tensor, point: Tensor, light: Light, place: Tensor, rows: Tensor, steps: int) -> Tensor:
     """Shares of sources of light (rows of L x M) that an object each hides; see `World.hidden_shares`."""
     at = rows % len(scene)
-    some = Objects.of(objects, pick(scene, at), place)
+    some = Objects.of(table, pick(scene, at), place)
     origin, direction = pick(point, at), pick(light.direction.flatten(1), rows)
     half, reach = some.half_height, some.reach
     along = dot(some.center - origin, direction)
@@ -371,7 +368,7 @@ def _hide(
     return _share_of_square(-found.distance, torch.maximum(*extents), torch.minimum(*extents))
 
 
-def meet_ground(origin: Tensor, direction: Tensor) -> Tensor:
+def _meet_ground(origin: Tensor, direction: Tensor) -> Tensor:
     """M: where rays (3 M) from above meet the ground; infinite beyond its edges."""
     t = _meet_planes(origin, direction)
     return torch.where(torch.stack(_within_ground(origin + t * direction)).amin(dim=0) >= 0, t, torch.inf)
