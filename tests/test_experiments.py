@@ -69,10 +69,6 @@ def test_without_overrides_an_experiment_is_the_run_of_its_preset(planned: dict[
             assert one.config(0) != preset(one.preset)
 
 
-def test_tetrominoes_fast_is_the_experiment_that_speaks_for_it(planned: dict[str, Experiment]) -> None:
-    assert planned["efficientmorl-nano-bottom-up-i3"].config(0) == preset("tetrominoes-fast")
-
-
 # ----------------------------------------------------------------------- any file
 
 

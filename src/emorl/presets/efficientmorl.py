@@ -109,10 +109,12 @@ def nano() -> TrainConfig:
 
 
 def tetrominoes_fast() -> TrainConfig:
-    """nano with three refinement steps and the bottom-up prior, which learn fastest by the step."""
+    """nano with tokens that see whole pieces, a decoder of finer patches, three refinement steps, bottom-up prior."""
     config = nano()
     assert isinstance(config.model, EfficientMORLConfig)
-    return replace(config, model=replace(config.model, refinement_steps=3, prior="bottom-up"), curriculum=((0, 3),))
+    patch = PatchConfig(encoder_channels=64, encoder_layers=5, decoder_patch=2, decoder_waves=8)
+    model = replace(config.model, refinement_steps=3, prior="bottom-up", patch=patch)
+    return replace(config, model=model, curriculum=((0, 3),), validate_every=1250)
 
 
 def _at_48(data: str, num_slots: int) -> TrainConfig:

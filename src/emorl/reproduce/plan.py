@@ -67,6 +67,7 @@ _TABLE1["paper"] = {
 _TABLE1["nano"] = {
     **_TABLE1["nano"],
     "Tetrominoes: EfficientMORL, bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
+    "Tetrominoes: EfficientMORL, `tetrominoes-fast`": "efficientmorl-tetrominoes-fast",
     "Tetrominoes: EfficientMORL at full size": "efficientmorl-tetrominoes-cpu",
     "Multi-dSprites at 48x48: EfficientMORL": "efficientmorl-multi-dsprites-nano",
     "CLEVR6 at 48x48: EfficientMORL": "efficientmorl-clevr6-nano",
@@ -485,6 +486,7 @@ PLAN: dict[str, Item] = {
                 "bottom-up prior": f"{_NANO}-bottom-up",
                 "bottom-up prior, I = 3": f"{_NANO}-bottom-up-i3",
                 "bottom-up prior, I = 3, modulated decoder": f"{_NANO}-modulated",
+                "`tetrominoes-fast`": "efficientmorl-tetrominoes-fast",
                 "reversed prior": f"{_NANO}-reversed",
                 "no warm-up of the KL": f"{_NANO}-no-warmup",
                 "GECO for the warm-up of the KL": f"{_NANO}-geco",
