@@ -34,6 +34,7 @@ FOUND = {
     "efficientmorl/multi-dsprites-nano": 0.53,
     "efficientmorl/nano": 0.95,
     "efficientmorl/tetrominoes-24k": 0.985,
+    "efficientmorl/tetrominoes-fast": 0.975,
     "iodine/nano": 0.73,
     "slot-attention/nano": 0.81,
 }
