@@ -109,7 +109,7 @@ def nano() -> TrainConfig:
 
 
 def tetrominoes_fast() -> TrainConfig:
-    """nano with tokens that see whole pieces, a decoder of finer patches, three refinement steps, bottom-up prior."""
+    """nano with tokens that see 18 pixels, a decoder of finer patches, three refinement steps, bottom-up prior."""
     config = nano()
     assert isinstance(config.model, EfficientMORLConfig)
     patch = PatchConfig(encoder_channels=64, encoder_layers=5, decoder_patch=2, decoder_waves=8)
