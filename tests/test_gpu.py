@@ -169,6 +169,18 @@ def test_clevr_rendered_on_a_gpu_is_the_picture_of_a_cpu() -> None:
     assert (sources[1].read(positions).image == there.image).all()  # the same bits again
 
 
+def test_clevr_on_a_gpu_is_the_same_however_many_are_made_together() -> None:
+    source, positions = open_source("clevr6", split="train", size=(96, 96), device="cuda"), torch.arange(2048).numpy()
+    together = source.read(positions)
+    for start in range(0, len(positions), 300):
+        part = source.read(positions[start : start + 300])
+        rows = slice(start, start + len(part.image))
+        assert (together.mask[rows] == part.mask).all()  # type: ignore[index,union-attr]
+        assert all((together.factors[name][rows] == part.factors[name]).all() for name in part.factors)
+        different = (together.image[rows] != part.image).sum()
+        assert not different, f"{different} of {part.image.size} levels from {start} on"
+
+
 def test_training_on_clevr_makes_images_on_the_gpu(run: Any) -> None:
     config = replace(CONFIG, data="clevr6", image_size=(32, 32), num_images=8, steps=3, curriculum=((0, 1),))
     assert_close(run(config, "cuda", "clevr"), run(config, "cpu", "clevr-cpu"), rel=1e-3)

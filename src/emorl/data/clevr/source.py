@@ -148,10 +148,19 @@ class Clevr:
         step = -(-num // num_parts)
         parts = [index[start : start + step] for start in range(0, num, step)]
 
-        def draw(part: np.ndarray) -> Batch:
-            return self._draw(part, rows, cols, size)
+        threads = min(threads, len(parts))
+        # streams of their own, so that a part waits for its own work alone
+        streams = [
+            torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
+            for _ in range(threads)
+        ]
 
-        batch = concatenate(side_by_side(draw, parts, min(threads, len(parts))))
+        def draw(numbered: tuple[int, np.ndarray]) -> Batch:
+            number, part = numbered
+            with torch.cuda.stream(streams[number % threads]):
+                return self._draw(part, rows, cols, size)
+
+        batch = concatenate(side_by_side(draw, enumerate(parts), threads))
         if on_gpu:
             torch.cuda.empty_cache()  # the work took most of the memory, which others may want now
         return batch
