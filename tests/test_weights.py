@@ -24,13 +24,14 @@ def mean_ari(source: Source, name: str = "nano") -> float:
 def test_shipped_weights_load_and_are_small(name: str) -> None:
     folder = find_weights(name)
     assert folder == SHIPPED / name
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 2e6
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3e6
     _, about = load_weights(folder)
     assert about["data"] and about["image_size"]
 
 
 FOUND = {
     "efficientmorl/clevr6-nano": 0.81,
+    "efficientmorl/multi-dsprites-24k": 0.80,
     "efficientmorl/multi-dsprites-nano": 0.53,
     "efficientmorl/nano": 0.95,
     "efficientmorl/tetrominoes-24k": 0.985,
@@ -40,7 +41,7 @@ FOUND = {
 }
 """Foreground ARI on the 320 test scenes (of rendered ones the first 32, of LARGE models' the first 64), less what
 another machine may lose."""
-LARGE = ("efficientmorl/tetrominoes-24k",)
+LARGE = ("efficientmorl/multi-dsprites-24k", "efficientmorl/tetrominoes-24k")
 """Full-size models: a scene takes them a tenth of a second."""
 
 

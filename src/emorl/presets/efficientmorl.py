@@ -52,6 +52,22 @@ def multi_dsprites() -> TrainConfig:
     )
 
 
+def multi_dsprites_24k() -> TrainConfig:
+    """The full-size model with the settings of tetrominoes-24k, three refinement steps: ten minutes on a GPU."""
+    config = multi_dsprites()
+    assert isinstance(config.model, EfficientMORLConfig)
+    return replace(
+        config,
+        model=replace(config.model, refinement_steps=3, prior="bottom-up", initial_weights="keras"),
+        steps=24_000,
+        learning_rate=1e-3,
+        warmup_steps=1000,
+        decay="cosine",
+        kl_warmup_steps=5000,
+        curriculum=((0, 3),),
+    )
+
+
 def clevr6() -> TrainConfig:
     """EfficientMORL on CLEVR6 at 96x96 with the paper's values."""
     return TrainConfig(
@@ -144,6 +160,7 @@ PRESETS: dict[str, Preset] = {
     "efficientmorl/tetrominoes-bottom-up": variant(tetrominoes, prior="bottom-up"),
     "efficientmorl/tetrominoes-24k": tetrominoes_24k,
     "efficientmorl/multi-dsprites": multi_dsprites,
+    "efficientmorl/multi-dsprites-24k": multi_dsprites_24k,
     "efficientmorl/clevr6": clevr6,
     "efficientmorl/clevr6-no-geco": variant(clevr6, geco=None),
     "efficientmorl/clevr6-single-gru": variant(clevr6, gru="single"),
