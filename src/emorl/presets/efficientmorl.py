@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from emorl.config import TrainConfig
 from emorl.geco import GecoConfig
@@ -26,21 +27,24 @@ def tetrominoes() -> TrainConfig:
     )
 
 
-def tetrominoes_24k() -> TrainConfig:
-    """The full-size model in 24,000 steps: minutes on a GPU."""
-    config = tetrominoes()
+def _in_24k_steps(config: TrainConfig, **model: Any) -> TrainConfig:
+    """With what was learnt on nano: a higher rate and its cosine, other weights to begin with, the bottom-up prior."""
     assert isinstance(config.model, EfficientMORLConfig)
     return replace(
         config,
-        model=replace(config.model, geco=None, sigma=0.1, prior="bottom-up", initial_weights="keras"),
+        model=replace(config.model, prior="bottom-up", initial_weights="keras", **model),
         steps=24_000,
         learning_rate=1e-3,
         warmup_steps=1000,
         decay="cosine",
         kl_warmup_steps=5000,
-        validate_every=5000,
-        checkpoint_every=2500,
     )
+
+
+def tetrominoes_24k() -> TrainConfig:
+    """The full-size model in 24,000 steps: minutes on a GPU."""
+    config = _in_24k_steps(tetrominoes(), geco=None, sigma=0.1)
+    return replace(config, validate_every=5000, checkpoint_every=2500)
 
 
 def multi_dsprites() -> TrainConfig:
@@ -53,19 +57,8 @@ def multi_dsprites() -> TrainConfig:
 
 
 def multi_dsprites_24k() -> TrainConfig:
-    """The full-size model with the settings of tetrominoes-24k, three refinement steps: ten minutes on a GPU."""
-    config = multi_dsprites()
-    assert isinstance(config.model, EfficientMORLConfig)
-    return replace(
-        config,
-        model=replace(config.model, refinement_steps=3, prior="bottom-up", initial_weights="keras"),
-        steps=24_000,
-        learning_rate=1e-3,
-        warmup_steps=1000,
-        decay="cosine",
-        kl_warmup_steps=5000,
-        curriculum=((0, 3),),
-    )
+    """The full-size model in 24,000 steps, three refinement steps throughout: ten minutes on a GPU."""
+    return replace(_in_24k_steps(multi_dsprites(), refinement_steps=3), curriculum=((0, 3),))
 
 
 def clevr6() -> TrainConfig:
