@@ -301,6 +301,12 @@ def test_grain_of_no_picture() -> None:
         Clevr(config=ClevrConfig(grain=-1))
 
 
+def test_on_a_cpu_no_gpu_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stream", "Stream", "current_device", "empty_cache"):
+        monkeypatch.delattr(torch.cuda, name)
+    assert Clevr().read_window(np.arange(2), (100, 116), (150, 166)).image.shape == (2, 16, 16, 3)
+
+
 def test_parts_fit_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 96x96 a picture counts by its pixels, at 32x32 by its labels, which are of the whole frame."""
     free = 8 * 10**9

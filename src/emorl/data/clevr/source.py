@@ -5,7 +5,7 @@ specification, section 3.3, has it. What a scene holds is drawn by the original'
 kept when every object shows at least 200 pixels (`labels`), and its picture is computed (`render`).
 
 Masks and factors are the same on every machine. Pictures are the same each time on the CPU of one machine; another
-one, or a GPU, may round a level differently.
+one, or a GPU, may round a level differently, and a GPU in parts of another size too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import count
 from math import prod
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -148,19 +149,17 @@ class Clevr:
         step = -(-num // num_parts)
         parts = [index[start : start + step] for start in range(0, num, step)]
 
-        threads = min(threads, len(parts))
-        # streams of their own, so that a part waits for its own work alone
-        streams = [
-            torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
-            for _ in range(threads)
-        ]
+        own = local()  # on a GPU each thread's stream, so that a part waits for its own work alone
 
-        def draw(numbered: tuple[int, np.ndarray]) -> Batch:
-            number, part = numbered
-            with torch.cuda.stream(streams[number % threads]):
+        def draw(part: np.ndarray) -> Batch:
+            if not on_gpu:
+                return self._draw(part, rows, cols, size)
+            if not hasattr(own, "stream"):
+                own.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(own.stream):
                 return self._draw(part, rows, cols, size)
 
-        batch = concatenate(side_by_side(draw, enumerate(parts), threads))
+        batch = concatenate(side_by_side(draw, parts, min(threads, len(parts))))
         if on_gpu:
             torch.cuda.empty_cache()  # the work took most of the memory, which others may want now
         return batch
