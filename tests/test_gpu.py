@@ -174,13 +174,9 @@ def test_clevr_on_a_gpu_is_the_same_however_many_are_made_together(monkeypatch: 
     together = source.read(positions)
     monkeypatch.setattr("emorl.data.clevr.source._GPU_MOST", 300)  # five parts in two streams
     parts = source.read(positions)
-    assert (parts.image == source.read(positions).image).all()
-    assert (parts.mask == together.mask).all()  # type: ignore[union-attr]
+    for name in ("image", "mask"):
+        assert (getattr(parts, name) == getattr(together, name)).all(), name
     assert all((parts.factors[name] == together.factors[name]).all() for name in parts.factors)
-    difference = abs(parts.image.astype(int) - together.image)
-    assert (difference > 2).mean() < 1e-3
-    if difference.any():
-        pytest.xfail(f"{(difference > 0).sum()} of {difference.size} levels differ, by {difference.max()} at most")
 
 
 def test_training_on_clevr_makes_images_on_the_gpu(run: Any) -> None:

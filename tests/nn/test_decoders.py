@@ -16,9 +16,9 @@ from emorl.nn.decoders import (
     ModulatedDecoder,
     PixelDecoder,
     broadcast_decoder,
-    conv_of_tiled,
     masks_and_colours,
     modulated_decoder,
+    run_on_tiled,
     small_decoder,
     subpixel_decoder,
 )
@@ -53,7 +53,7 @@ def test_convolution_of_a_tiled_code_is_that_of_the_tiled_field(kernel: int, pad
     grid = torch.randn(D, *size, dtype=torch.float64, requires_grad=True)
     inputs = [z, grid, conv.weight, conv.bias]
     expected = conv(z.reshape(3, D, 1, 1).repeat(1, 1, *size) + grid)
-    ours = conv_of_tiled(ConvStack(conv), z, grid)
+    ours = run_on_tiled(ConvStack(conv), z, grid)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
     gradients = torch.autograd.grad((ours * weight).sum(), inputs)
@@ -71,7 +71,7 @@ def test_codes_are_never_convolved_where_it_can_be_avoided(monkeypatch: pytest.M
         return plain(x, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", watch)
-    conv_of_tiled(ConvStack(nn.Conv2d(D, 4, 3)).double(), codes(), torch.zeros(D, 20, 30).double())
+    run_on_tiled(ConvStack(nn.Conv2d(D, 4, 3)).double(), codes(), torch.zeros(D, 20, 30).double())
     assert seen == [(1, D, 20, 30)]
 
 

@@ -32,7 +32,7 @@ from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only, rec
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, require_size
 from emorl.nn.convs import ConvStack
-from emorl.nn.decoders import conv_of_tiled, images_per_chunk
+from emorl.nn.decoders import images_per_chunk, run_on_tiled
 from emorl.nn.grids import coordinates
 from emorl.noise import Noise, as_noise
 from emorl.prob import Density, Gaussian, PixelMixture, gaussian_kl, log_density_slope, pixel_mixture
@@ -121,7 +121,7 @@ class Decoder(nn.Module):
         """Codes n D -> n 4 H W: mask logit, then RGB, not squashed."""
         grid = coordinates(*self._grid_size(height, width), z)  # 2 h w
         grid = F.pad(grid, (0, 0, 0, 0, z.shape[1], 0))  # D+2 h w
-        x = self.layers.run_from(1, conv_of_tiled(self.layers, F.pad(z, (0, 2)), grid))
+        x = run_on_tiled(self.layers, F.pad(z, (0, 2)), grid)
         return F.pixel_shuffle(x, self.patch)[..., :height, :width]  # n 4 H W
 
     def images_per_chunk(self, num_slots: int, height: int, width: int) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.convs import ConvStack
-from emorl.nn.decoders import conv_of_tiled
+from emorl.nn.decoders import run_on_tiled
 from emorl.nn.grids import coordinates
 from emorl.types import Posterior
 
@@ -70,4 +70,4 @@ class ComponentDecoder(nn.Module):
     def forward(self, z: Tensor, height: int, width: int) -> Tensor:
         """Codes n D -> n C H W for the `outputs` C, not squashed."""
         grid = F.pad(coordinates(height + 8, width + 8, z), (0, 0, 0, 0, z.shape[1], 0))  # D+2 H+8 W+8
-        return self.layers.run_from(1, conv_of_tiled(self.layers, F.pad(z, (0, 2)), grid))  # n C H W
+        return run_on_tiled(self.layers, F.pad(z, (0, 2)), grid)  # n C H W

@@ -17,27 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from emorl.nn.convs import ConvStack
+from emorl.nn import fused
+from emorl.nn.convs import ConvStack, is_elu, slope_
 from emorl.nn.grids import position_grid
 
 
-def conv_of_tiled(stack: ConvStack, z: Tensor, grid: Tensor) -> Tensor:
-    """The stack's first convolution, of stride 1, of tile(z) + grid for z n D and grid D H W, without tiling z."""
+def run_on_tiled(stack: ConvStack, z: Tensor, grid: Tensor) -> Tensor:
+    """The stack of tile(z) + grid for z n D and grid D H W, its first convolution, of stride 1, without tiling z."""
     conv = stack[0]
     assert isinstance(conv, nn.Conv2d)
     kernel, pad = conv.kernel_size[0], int(conv.padding[0])
     if min(grid.shape[-2:]) < kernel:  # no inside: every position is a border case of its own
-        return stack.conv(conv, z[:, :, None, None] + grid)
+        return stack.run_from(0, z[:, :, None, None] + grid)
     shared = stack.conv(conv, grid.unsqueeze(0)).contiguous(memory_format=torch.channels_last)  # 1 C h w
     height, width = shared.shape[-2:]
     taps = _taps_inside(kernel, pad, shared)  # 2p+1 k
     taps = torch.einsum("ai,bj->abij", taps, taps).flatten(2).flatten(0, 1)  # Q k^2 for the Q = (2p+1)^2 cases
     sums = taps @ conv.weight.to(shared.dtype).flatten(2).permute(1, 2, 0)  # D Q C
     cases = torch.matmul(z.to(shared.dtype), sums.flatten(1)).view(-1, *sums.shape[1:])  # n Q C
-    rows, cols = _case_of(height, pad, shared), _case_of(width, pad, shared)  # h 2p+1, w 2p+1
-    which = torch.einsum("ha,wb->hwab", rows, cols).flatten(2).flatten(0, 1)  # hw Q
-    field: Tensor = _Spread.apply(which, cases, shared)  # type: ignore[no-untyped-call]
-    return field
+    rows, cols = _case_of(height, pad, shared), _case_of(width, pad, shared)  # h, w
+    which = ((2 * pad + 1) * rows[:, None] + cols).flatten()  # hw
+    if stack.overwrites(1) and fused.usable(shared):
+        activated: Tensor = _Spread.apply(which, cases, shared, is_elu(stack[1]))  # type: ignore[no-untyped-call]
+        return stack.run_from(2, activated)
+    field: Tensor = _Spread.apply(which, cases, shared, None)  # type: ignore[no-untyped-call]
+    return stack.run_from(1, field)
 
 
 def _taps_inside(kernel: int, pad: int, like: Tensor) -> Tensor:
@@ -50,39 +54,47 @@ def _taps_inside(kernel: int, pad: int, like: Tensor) -> Tensor:
 
 
 def _case_of(size: int, pad: int, like: Tensor) -> Tensor:
-    """size x (2 pad + 1), 0 or 1: the case that each position along an axis is."""
+    """The case that each position along an axis is: int64, 0 to 2 pad."""
     position = torch.arange(size, device=like.device)
-    case = position.clamp(max=pad) + (position - (size - 1 - pad)).clamp(min=0)
-    return (case[:, None] == torch.arange(2 * pad + 1, device=like.device)).to(like.dtype)
+    return position.clamp(max=pad) + (position - (size - 1 - pad)).clamp(min=0)
 
 
 class _Spread(torch.autograd.Function):
-    """Of cases n Q C the one of every position, which is hw Q, plus a picture 1 C h w that all n share: n C h w.
+    """Of cases n Q C the one of every position (`which`, hw), plus a picture 1 C h w that all n share: n C h w.
 
+    With `elu` not None an ELU (or ReLU) of that: the picture must then be `fused.usable`.
     The backward is products of matrices: sums over the outer axes are several times slower on a CPU. The result is no
     view, so that activations may overwrite it.
     """
 
     @staticmethod
-    def forward(ctx: Any, which: Tensor, cases: Tensor, shared: Tensor) -> Tensor:
-        ctx.save_for_backward(which)
+    def forward(ctx: Any, which: Tensor, cases: Tensor, shared: Tensor, elu: bool | None) -> Tensor:
         n, num_cases, channels = cases.shape
+        ctx.elu = elu
+        which_of = (which[:, None] == torch.arange(num_cases, device=which.device)).to(shared.dtype)  # hw Q
+        if elu is not None:
+            activated = fused.spread_and_activate(shared, cases, which, elu)
+            ctx.save_for_backward(which_of, activated)
+            return activated
+        ctx.save_for_backward(which_of)
         if num_cases == 1:  # without borders
             return shared + cases.view(n, channels, 1, 1)
         result = torch.empty_like(shared.expand(n, -1, -1, -1), memory_format=torch.channels_last)
-        parts = _rows(shared).expand(n, -1, -1), which.expand(n, -1, -1), cases
+        parts = _rows(shared).expand(n, -1, -1), which_of.expand(n, -1, -1), cases
         torch.baddbmm(*parts, out=_rows(result))
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        (which,) = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        which_of, *activated = ctx.saved_tensors
         n, channels, height, width = grad.shape
+        if activated:
+            grad = slope_(grad, activated[0], ctx.elu)
         rows = grad.permute(0, 2, 3, 1).reshape(n, height * width, channels)
-        cases = torch.bmm(which.mT.expand(n, -1, -1), rows)  # n Q C
+        cases = torch.bmm(which_of.mT.expand(n, -1, -1), rows)  # n Q C
         shared = rows.new_ones(1, n) @ rows.reshape(n, -1)  # 1 hwC
-        return None, cases, shared.view(1, height, width, channels).permute(0, 3, 1, 2)
+        return None, cases, shared.view(1, height, width, channels).permute(0, 3, 1, 2), None
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -212,7 +224,7 @@ class ConvDecoder(PixelDecoder):
         """See `PixelDecoder.__call__`."""
         h, w = self._grid_size(height, width)
         grid = self.position(position_grid(h, w, z, self.num_waves).permute(1, 2, 0)).permute(2, 0, 1)  # D h w
-        x = self.layers.run_from(1, conv_of_tiled(self.layers, z, grid))  # n 4p^2 h w
+        x = run_on_tiled(self.layers, z, grid)  # n 4p^2 h w
         return x.reshape(x.shape[0], 4, self.patch**2, -1)
 
 
