@@ -37,7 +37,7 @@ def _parts(tokens: Tensor) -> int:
     """Into how many parts the tokens B N D are best divided.
 
     On a GPU a product of K x N and N x D matrices, K few and N thousands, takes one multiprocessor an image: many such
-    products of parts and their sum are seven times as fast.
+    products of parts and their sum are four times as fast.
     """
     count = tokens.shape[1]
     if not tokens.is_cuda:

@@ -62,7 +62,8 @@ _TABLE1["paper"] = {
     **_TABLE1["paper"],
     "Tetrominoes: EfficientMORL, 24,000 steps": "efficientmorl-tetrominoes-24k",
     "Multi-dSprites: EfficientMORL, 24,000 steps": "efficientmorl-multi-dsprites-24k",
-    "Multi-dSprites: EfficientMORL, 24,000 + 24,000 steps": "efficientmorl-multi-dsprites-48k",
+    "Multi-dSprites: EfficientMORL, going on to 48,000": "efficientmorl-multi-dsprites-48k",
+    "Multi-dSprites: EfficientMORL, going on to 84,000": "efficientmorl-multi-dsprites-84k",
     "CLEVR6: EfficientMORL, 24,000 steps": "efficientmorl-clevr6-24k",
 }
 _TABLE1["nano"] = {
