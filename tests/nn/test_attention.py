@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorl.nn.attention import SetAttention
+from emorl.nn.attention import SetAttention, attend, num_parts
 
 B, K, N, C, D = 2, 3, 7, 5, 4
 
@@ -66,6 +66,24 @@ def test_it_is_the_formula_written_out(attention: SetAttention, slots: Tensor, t
         for k in range(K):
             mean = sum(weight[k, n] * (w["value.weight"] @ tokens[b, n]) for n in range(N)) / weight[k].sum()
             torch.testing.assert_close(update[b, k].detach(), mean, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("tokens", "parts"), [(4096, 32), (9216, 72), (1225, 7), (251, 1), (257, 1), (1, 1)])
+def test_parts_are_equal_and_not_small(tokens: int, parts: int) -> None:
+    assert num_parts(tokens) == parts
+
+
+@pytest.mark.parametrize("parts", [2, 5, 30])
+def test_tokens_in_parts_are_the_same(parts: int) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(B, n, D, dtype=torch.float64).requires_grad_() for n in (K, 30, 30)]
+    found = []
+    for count in (1, parts):
+        update, alpha = attend(*inputs, count)
+        weights = torch.linspace(-1, 1, alpha.numel(), dtype=torch.float64).view(B, K, 30)
+        found.append([update, alpha, *torch.autograd.grad(update.sin().sum() + (alpha * weights).sum(), inputs)])
+    for whole, divided in zip(*found, strict=True):
+        torch.testing.assert_close(divided, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_a_single_slot_gets_the_mean_of_all_values(attention: SetAttention, slots: Tensor, tokens: Tensor) -> None:

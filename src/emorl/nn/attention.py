@@ -26,20 +26,21 @@ class SetAttention(nn.Module):
     def forward(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Slots B K D (normalised by the caller) -> updates B K D and attention B K N, which sums to one over K."""
         query = self.query(slots) * self.scale  # B K D
-        parts = _parts(keys)
-        keys, values = (x.view(len(x), parts, -1, x.shape[-1]) for x in (keys, values))  # B P N/P D
-        attention = torch.softmax(query.unsqueeze(1) @ keys.mT, dim=2) + EPSILON  # B P K N/P
-        weights = attention / attention.sum(dim=(1, 3), keepdim=True)  # B P K N/P
-        return (weights @ values).sum(dim=1), attention.transpose(1, 2).flatten(2)
+        return attend(query, keys, values, num_parts(keys.shape[1]) if keys.is_cuda else 1)
 
 
-def _parts(tokens: Tensor) -> int:
-    """Into how many parts the tokens B N D are best divided.
+def attend(query: Tensor, keys: Tensor, values: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
+    """Scaled queries B K D, keys and values B N D -> updates B K D and attention B K N; N in so many equal parts."""
+    keys, values = (x.view(len(x), parts, -1, x.shape[-1]) for x in (keys, values))  # B P N/P D
+    attention = torch.softmax(query.unsqueeze(1) @ keys.mT, dim=2) + EPSILON  # B P K N/P
+    weights = attention / attention.sum(dim=(1, 3), keepdim=True)  # B P K N/P
+    return (weights @ values).sum(dim=1), attention.transpose(1, 2).flatten(2)
 
-    On a GPU a product of K x N and N x D matrices, K few and N thousands, takes one multiprocessor an image: many such
+
+def num_parts(num_tokens: int) -> int:
+    """Into how many equal parts tokens are best divided on a GPU.
+
+    There a product of K x N and N x D matrices, K few and N thousands, takes one multiprocessor an image: many such
     products of parts and their sum are four times as fast.
     """
-    count = tokens.shape[1]
-    if not tokens.is_cuda:
-        return 1
-    return max(parts for parts in range(1, max(1, count // _PART) + 1) if count % parts == 0)
+    return max(parts for parts in range(1, max(1, num_tokens // _PART) + 1) if num_tokens % parts == 0)
