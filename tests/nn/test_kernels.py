@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -15,6 +18,7 @@ from emorl.nn.decoders import run_on_tiled
 
 pytest.importorskip("triton", reason="needs Triton: part of PyTorch for CUDA, or of the extra dev")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 TYPES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 """And how far off what they hold may be, relative."""
 
@@ -60,6 +64,21 @@ def test_an_elu_near_zero_keeps_its_digits(kernels: ModuleType) -> None:
     torch.testing.assert_close(x, expected, rtol=3e-6, atol=0)
 
 
+@pytest.mark.parametrize("elu", [True, False])
+def test_what_is_not_finite_stays_so(kernels: ModuleType, elu: bool) -> None:
+    """A step whose loss is not finite must be seen as such."""
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0] * 2], device=DEVICE)
+    expected = activated(x, elu)
+    kernels.add_bias_and_activate(x, torch.zeros(8, device=DEVICE), elu)
+    torch.testing.assert_close(x, expected, equal_nan=True)
+    shared, which = torch.full((3, 8), float("nan"), device=DEVICE), torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    field = kernels.spread_and_activate(shared, draw(2, 1, 8), which, elu)
+    assert field.isnan().all()
+    grad = torch.full((5, 8), float("nan"), device=DEVICE)
+    sums = kernels.slope_and_sums(grad, torch.ones_like(grad), elu)
+    assert grad.isnan().all() and sums.isnan().all()
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("elu", [True, False])
 @pytest.mark.parametrize("rows_and_programs", [(64, 4096), (16, 3)])
@@ -91,11 +110,33 @@ def test_cases_at_positions(kernels: ModuleType, num_cases: int, kind: torch.dty
     torch.testing.assert_close(out.float(), expected, rtol=TYPES[kind], atol=1e-7)
 
 
-def stacks(act: type[nn.Module], pad: int) -> tuple[ConvStack, nn.Sequential]:
+LAYERS = {
+    "unpadded": lambda act: [nn.Conv2d(6, 8, 3), act(), nn.Conv2d(8, 16, 3), act(), nn.Conv2d(16, 4, 3)],
+    "padded": lambda act: [
+        nn.Conv2d(6, 8, 3, padding=1),
+        act(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        act(),
+        nn.Conv2d(16, 4, 1),
+    ],
+    "of twelve channels, which no kernel takes": lambda act: [
+        nn.Conv2d(6, 12, 3),
+        act(),
+        nn.Conv2d(12, 16, 3),
+        act(),
+        nn.Conv2d(16, 4, 3),
+    ],
+    "without a bias": lambda act: [nn.Conv2d(6, 8, 3, bias=False), act(), nn.Conv2d(8, 4, 3)],
+    "ends with an activation": lambda act: [nn.Conv2d(6, 8, 3), act(), nn.Conv2d(8, 8, 3), act()],
+}
+TAKEN = {"unpadded": [8, 16], "padded": [8, 16], "of twelve channels, which no kernel takes": [16]}
+"""Channels of the activations that kernels take, of stacks where one does but those that follow."""
+TAKEN |= {"without a bias": [], "ends with an activation": [8]}
+
+
+def stacks(kind: str, act: type[nn.Module]) -> tuple[ConvStack, nn.Sequential]:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(6, 8, 3, padding=pad), act(), nn.Conv2d(8, 16, 3), act(), nn.Conv2d(16, 12, 3), act()]
-    layers += [nn.Conv2d(12, 4, 3)]  # of twelve channels, which the kernels do not take
-    plain = nn.Sequential(*layers).to(DEVICE, memory_format=torch.channels_last)
+    plain = nn.Sequential(*LAYERS[kind](act)).to(DEVICE, memory_format=torch.channels_last)
     return ConvStack(*plain), plain
 
 
@@ -107,34 +148,93 @@ def check(ours: Tensor, theirs: Tensor, inputs: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("act", [nn.ELU, nn.ReLU])
-def test_a_stack_is_that_of_its_layers(everywhere: None, act: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def taken(everywhere: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Channels of what the forward kernels get, in turn."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    stack, plain = stacks(act, 0)
+    seen: list[int] = []
+
+    def watched(kernel: Callable[..., Tensor], x: Tensor, *args: object) -> Tensor:
+        seen.append(x.shape[1])
+        return kernel(x, *args)
+
+    for name in ("add_bias_and_activate", "spread_and_activate"):
+        monkeypatch.setattr(fused, name, partial(watched, getattr(fused, name)))
+    return seen
+
+
+@pytest.mark.parametrize("act", [nn.ELU, nn.ReLU])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_stack_is_that_of_its_layers(taken: list[int], kind: str, act: type[nn.Module]) -> None:
+    stack, plain = stacks(kind, act)
     x = draw(2, 6, 11, 14).contiguous(memory_format=torch.channels_last).requires_grad_()
-    taken: list[int] = []
-    add = fused.add_bias_and_activate
-
-    def watched(x: Tensor, bias: Tensor, elu: bool) -> Tensor:
-        taken.append(x.shape[1])
-        return add(x, bias, elu)
-
-    monkeypatch.setattr(fused, "add_bias_and_activate", watched)
+    before = x.detach().clone()
     check(stack(x), plain(x), [x, *plain.parameters()])
-    assert taken == [8, 16]
+    assert taken == TAKEN[kind]
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        torch.testing.assert_close(stack(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_in_another_order_is_brought_to_that_of_channels_last(taken: list[int]) -> None:
+    x, bias = draw(2, 8, 3, 5).contiguous(memory_format=torch.channels_last), draw(8, seed=1)
+    y = F.elu(x + bias.view(-1, 1, 1))
+    grad = draw(2, 8, 3, 5, seed=2)
+    expected = grad * torch.where(y > 0, 1.0, y + 1)
+    found, sums = fused.slope_and_sums(grad, y, True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(sums, expected.sum(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("act", [nn.ELU, nn.ReLU])
-@pytest.mark.parametrize("pad", [0, 1])
-def test_a_tiled_code_is_that_of_the_tile(
-    everywhere: None, act: type[nn.Module], pad: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    stack, plain = stacks(act, pad)
+@pytest.mark.parametrize("kind", ["unpadded", "padded", "of twelve channels, which no kernel takes"])
+def test_a_tiled_code_is_that_of_the_tile(taken: list[int], kind: str, act: type[nn.Module]) -> None:
+    stack, plain = stacks(kind, act)
     z, grid = draw(3, 6).requires_grad_(), draw(6, 12, 10, seed=1).requires_grad_()
     tile = z[:, :, None, None] + grid
     check(run_on_tiled(stack, z, grid), plain(tile), [z, grid, *plain.parameters()])
+    assert taken == TAKEN[kind]
 
 
-def test_without_a_gpu_they_are_left_alone() -> None:
+def test_no_codes_are_no_pictures(taken: list[int]) -> None:
+    stack, _ = stacks("unpadded", nn.ELU)
+    assert run_on_tiled(stack, draw(0, 6), draw(6, 12, 10)).shape == (0, 4, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "good"),
+    [
+        (torch.zeros(1, 64, 2, 3, dtype=torch.bfloat16), True),
+        (torch.zeros(1, 64, 2, 3, dtype=torch.float64), False),
+        (torch.zeros(1, 12, 2, 3), False),
+        (torch.zeros(1, 4, 2, 3), False),
+        (torch.zeros(1, 512, 2, 3), False),
+        (torch.zeros(0, 64, 2, 3), False),
+    ],
+)
+def test_what_they_take(everywhere: None, x: Tensor, good: bool) -> None:
+    assert fused.usable(x.contiguous(memory_format=torch.channels_last)) == good
+    assert not fused.usable(x.contiguous()) or x.numel() == 0
+
+
+def test_without_a_gpu_they_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "built", lambda device: True)
     assert not fused.usable(torch.zeros(1, 8, 2, 2).contiguous(memory_format=torch.channels_last))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_they_are_built_here() -> None:
+    assert fused.usable(torch.zeros(1, 8, 2, 2, device=DEVICE).contiguous(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("error", [ImportError("no module named triton"), RuntimeError("no C compiler")])
+def test_where_they_cannot_be_built_a_warning_says_so(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> ModuleType:
+        raise error
+
+    monkeypatch.setattr(fused, "_kernels", broken)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    fused.built.cache_clear()
+    with pytest.warns(UserWarning, match=f"slower.*{error}"):
+        assert not fused.built(torch.device("cpu"))
+    fused.built.cache_clear()

@@ -31,7 +31,7 @@ class SetAttention(nn.Module):
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
     """Scaled queries B K D, keys and values B N D -> updates B K D and attention B K N; N in so many equal parts."""
-    keys, values = (x.view(len(x), parts, -1, x.shape[-1]) for x in (keys, values))  # B P N/P D
+    keys, values = (x.view(len(x), parts, x.shape[1] // parts, x.shape[2]) for x in (keys, values))  # B P N/P D
     attention = torch.softmax(query.unsqueeze(1) @ keys.mT, dim=2) + EPSILON  # B P K N/P
     weights = attention / attention.sum(dim=(1, 3), keepdim=True)  # B P K N/P
     return (weights @ values).sum(dim=1), attention.transpose(1, 2).flatten(2)

@@ -76,7 +76,7 @@ class ConvStack(nn.Sequential):
                 apart = self.overwrites(i + 1) and fused.on(x)
                 x, bias = self.conv(layer, x, bias=not apart), layer.bias if apart else None
                 if bias is not None and not fused.usable(x):
-                    x, bias = x + bias.to(x.dtype).view(-1, 1, 1), None
+                    x, bias = x.add_(bias.to(x.dtype).view(-1, 1, 1)), None
             elif self.overwrites(i):
                 x, bias = _Overwritten.apply(x, bias, is_elu(layer)), None  # type: ignore[no-untyped-call]
             else:

@@ -21,7 +21,7 @@ from emorl.errors import first_line
 
 def on(x: Tensor) -> bool:
     """Is x where the kernels are?"""
-    return x.is_cuda and built()
+    return x.is_cuda and built(x.device)
 
 
 def usable(x: Tensor) -> bool:
@@ -38,17 +38,18 @@ def usable(x: Tensor) -> bool:
 
 
 @cache
-def built() -> bool:
-    """Whether the kernels work here; tried once."""
+def built(device: torch.device) -> bool:
+    """Whether the kernels work on a GPU; tried once."""
     try:
-        found = _kernels()
-    except ImportError:
-        return False
-    try:
-        x = torch.zeros(2, 8, device="cuda")
-        found.add_bias_and_activate(x, torch.ones(8, device="cuda"), elu=False)
-        works, reason = bool((x == 1).all()), "they compute something else"
-    except Exception as error:  # no C compiler, an old driver, no folder to write to: kinds of Triton's own
+        with torch.cuda.device(device):
+            x = torch.zeros(2, 8, device=device)
+            _kernels().add_bias_and_activate(x, torch.ones(8, device=device), elu=False)
+            works, reason = bool((x == 1).all()), "they compute something else"
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # no Triton, no C compiler, an old driver, no folder to write to: kinds of many libraries
         works, reason = False, first_line(error)
     if not works:
         warnings.warn(f"training is slower than it could be: GPU kernels cannot be built ({reason})", stacklevel=2)
@@ -77,7 +78,7 @@ def spread_and_activate(shared: Tensor, cases: Tensor, which: Tensor, elu: bool)
     """ELU or ReLU of a `usable` picture 1 C h w plus, of cases n Q C, the one of every position (`which`, hw, int)."""
     with torch.cuda.device_of(shared):  # type: ignore[no-untyped-call]
         out: Tensor = _kernels().spread_and_activate(rows(shared), cases, which, elu)  # n hw C
-    return out.view(len(cases), *shared.shape[2:], -1).permute(0, 3, 1, 2)
+    return out.view(len(cases), *shared.shape[2:], shared.shape[1]).permute(0, 3, 1, 2)
 
 
 def slope_and_sums(grad: Tensor, y: Tensor, elu: bool) -> tuple[Tensor, Tensor]:

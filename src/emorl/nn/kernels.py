@@ -20,11 +20,12 @@ PROGRAMS = 4096
 
 @triton.jit
 def _activation(x, ELU: tl.constexpr):
+    # comparisons that leave NaN as it is; a GPU's max does not
     if ELU:
-        near = x * (1 + x * (0.5 + x * (1 / 6 + x * (1 / 24))))  # where exp(x) - 1 would be rounding alone
-        y = tl.where(x > -0.05, near, tl.exp(tl.minimum(x, 0.0)) - 1)
-        return tl.where(x > 0, x, y)
-    return tl.maximum(x, 0.0)
+        # where exp(x) - 1 would be rounding alone
+        near = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720))))))
+        return tl.where(x <= 0, tl.where(x > -0.25, near, tl.exp(tl.minimum(x, 0.0)) - 1), x)
+    return tl.where(x < 0, 0.0, x)
 
 
 @triton.jit
@@ -37,10 +38,10 @@ def _add_bias_and_activate(x, bias, total, C: tl.constexpr, ELU: tl.constexpr, S
 
 @triton.jit
 def _spread_and_activate(
-    out, shared, cases, which, total, num_cases, C: tl.constexpr, ELU: tl.constexpr, SIZE: tl.constexpr
+    out, shared, cases, which, total, parts, num_cases, C: tl.constexpr, ELU: tl.constexpr, SIZE: tl.constexpr
 ):
-    n = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    n = (tl.program_id(0) // parts).to(tl.int64)
+    at = (tl.program_id(0) % parts) * SIZE + tl.arange(0, SIZE)
     there = at < total
     case = tl.load(which + at // C, mask=there, other=0)
     value = tl.load(shared + at, mask=there, other=0.0).to(tl.float32)
@@ -62,9 +63,9 @@ def _slope_and_sums(
         value = tl.load(grad + at, mask=there, other=0.0).to(tl.float32)
         result = tl.load(y + at, mask=there, other=0.0).to(tl.float32)
         if ELU:
-            value = tl.where(result > 0, value, value * (result + 1))
+            value = tl.where(result <= 0, value * (result + 1), value)
         else:
-            value = tl.where(result > 0, value, 0.0)
+            value = tl.where(result <= 0, 0.0, value)
         rounded = value.to(grad.dtype.element_ty)
         tl.store(grad + at, rounded, mask=there)
         total += tl.sum(rounded.to(tl.float32), axis=0)
@@ -81,15 +82,16 @@ def spread_and_activate(shared: Tensor, cases: Tensor, which: Tensor, elu: bool)
     (positions, channels), (n, num_cases, _) = shared.shape, cases.shape
     total = positions * channels
     out = shared.new_empty(n, positions, channels)
-    grid = n, triton.cdiv(total, BLOCK)
-    _spread_and_activate[grid](out, shared, cases, which, total, num_cases, channels, elu, BLOCK, num_warps=4)
+    parts = triton.cdiv(total, BLOCK)  # of each n
+    sizes = total, parts, num_cases, channels
+    _spread_and_activate[(n * parts,)](out, shared, cases, which, *sizes, elu, BLOCK, num_warps=4)
     return out
 
 
 def slope_and_sums(grad: Tensor, y: Tensor, elu: bool) -> Tensor:
     """Multiply gradients M C by the slopes of the activation that gave y M C, in place; their sums over M: C."""
     num_rows, channels = y.shape
-    num_blocks = triton.cdiv(num_rows, ROWS * PROGRAMS)  # to each program
+    num_blocks = triton.next_power_of_2(triton.cdiv(num_rows, ROWS * PROGRAMS))  # to each program: few kernels to build
     programs = triton.cdiv(num_rows, ROWS * num_blocks)
     sums = torch.empty(programs, channels, device=y.device)
     _slope_and_sums[(programs,)](grad, y, sums, num_rows, num_blocks, channels, elu, ROWS, num_warps=4)
