@@ -131,7 +131,8 @@ def test_a_port_that_cannot_be_had_is_told(server: ThreadingHTTPServer, folder: 
 
 def test_ctrl_c_ends_it(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from emorl.web.serve import make_server, serve\n"
+        "import signal, sys; from pathlib import Path; from emorl.web.serve import make_server, serve\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs begin with it ignored
         "serve(make_server(Path(sys.argv[1])), browser=False, say=lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
