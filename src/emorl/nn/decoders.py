@@ -71,28 +71,28 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, which: Tensor, cases: Tensor, shared: Tensor, elu: bool | None) -> Tensor:
         n, num_cases, channels = cases.shape
         ctx.elu = elu
-        which_of = (which[:, None] == torch.arange(num_cases, device=which.device)).to(shared.dtype)  # hw Q
+        one_hot = (which[:, None] == torch.arange(num_cases, device=which.device)).to(shared.dtype)  # hw Q
         if elu is not None:
             activated = fused.spread_and_activate(shared, cases, which, elu)
-            ctx.save_for_backward(which_of, activated)
+            ctx.save_for_backward(one_hot, activated)
             return activated
-        ctx.save_for_backward(which_of)
+        ctx.save_for_backward(one_hot)
         if num_cases == 1:  # without borders
             return shared + cases.view(n, channels, 1, 1)
         result = torch.empty_like(shared.expand(n, -1, -1, -1), memory_format=torch.channels_last)
-        parts = _rows(shared).expand(n, -1, -1), which_of.expand(n, -1, -1), cases
+        parts = _rows(shared).expand(n, -1, -1), one_hot.expand(n, -1, -1), cases
         torch.baddbmm(*parts, out=_rows(result))
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        which_of, *activated = ctx.saved_tensors
+        one_hot, *activated = ctx.saved_tensors
         n, channels, height, width = grad.shape
         if activated:
             grad = slope_(grad, activated[0], ctx.elu)
         rows = grad.permute(0, 2, 3, 1).reshape(n, height * width, channels)
-        cases = torch.bmm(which_of.mT.expand(n, -1, -1), rows)  # n Q C
+        cases = torch.bmm(one_hot.mT.expand(n, -1, -1), rows)  # n Q C
         shared = rows.new_ones(1, n) @ rows.reshape(n, -1)  # 1 hwC
         return None, cases, shared.view(1, height, width, channels).permute(0, 3, 1, 2), None
 

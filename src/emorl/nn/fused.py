@@ -47,9 +47,7 @@ def built(device: torch.device) -> bool:
             works, reason = bool((x == 1).all()), "they compute something else"
     except torch.OutOfMemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # no Triton, no C compiler, an old driver, no folder to write to: kinds of many libraries
+    except Exception as error:  # no Triton, no C compiler, an old driver: each of a kind of its own
         works, reason = False, first_line(error)
     if not works:
         warnings.warn(f"training is slower than it could be: GPU kernels cannot be built ({reason})", stacklevel=2)
@@ -62,7 +60,7 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def rows(x: Tensor) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
     """n C h w -> n h w, C: the same memory."""
     return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
@@ -70,14 +68,14 @@ def rows(x: Tensor) -> Tensor:
 def add_bias_and_activate(x: Tensor, bias: Tensor, elu: bool) -> Tensor:
     """ELU or ReLU of x, which is `usable`, plus a bias C; in place."""
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        _kernels().add_bias_and_activate(rows(x), bias, elu)
+        _kernels().add_bias_and_activate(_rows(x), bias, elu)
     return x
 
 
 def spread_and_activate(shared: Tensor, cases: Tensor, which: Tensor, elu: bool) -> Tensor:
     """ELU or ReLU of a `usable` picture 1 C h w plus, of cases n Q C, the one of every position (`which`, hw, int)."""
     with torch.cuda.device_of(shared):  # type: ignore[no-untyped-call]
-        out: Tensor = _kernels().spread_and_activate(rows(shared), cases, which, elu)  # n hw C
+        out: Tensor = _kernels().spread_and_activate(_rows(shared), cases, which, elu)  # n hw C
     return out.view(len(cases), *shared.shape[2:], shared.shape[1]).permute(0, 3, 1, 2)
 
 
@@ -85,4 +83,4 @@ def slope_and_sums(grad: Tensor, y: Tensor, elu: bool) -> tuple[Tensor, Tensor]:
     """The gradient before an activation that gave y, in the memory of that behind it, and its sums C, float32."""
     grad = grad.contiguous(memory_format=torch.channels_last)  # as convolutions leave it
     with torch.cuda.device_of(y):  # type: ignore[no-untyped-call]
-        return grad, _kernels().slope_and_sums(rows(grad), rows(y), elu)
+        return grad, _kernels().slope_and_sums(_rows(grad), _rows(y), elu)
