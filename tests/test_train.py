@@ -217,6 +217,7 @@ def test_a_run_folder_holds_what_is_documented(finished: Finished) -> None:
         "fit": "crop",
         "protocol": None,
         "subset": None,
+        "start_from": None,
         "seed": 0,
         "precision": "float32",
         "steps": 14,
@@ -750,3 +751,34 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     assert read_json(folder / "config.json")["steps"] == 9
     checkpoint = newest_checkpoint(folder)
     assert checkpoint is not None and checkpoint.name == "000009"
+
+
+def test_a_run_can_start_from_other_weights(finished: Finished, tmp_path: Path) -> None:
+    """From those of a run with GECO, by one without, on other data and with other K: its networks are the same."""
+    before = tmp_path / "before"
+    shutil.copytree(finished("geco"), before)
+    model = replace(tiny.RUN.model, num_slots=tiny.RUN.model.num_slots + 1, sigma=0.2)
+    config = replace(tiny.RUN, start_from=str(before), model=model, data="multi-dsprites", image_size=(10, 10))
+    assert go(tmp_path / "run", config, max_minutes=0).reason == "time"
+    weights, about = load_weights(tmp_path / "run" / "checkpoint" / "000000")
+    assert about["start_from"] == str(before)
+    begun = weights.state_dict()
+    assert begun.keys() == final_weights(before).keys()
+    for name, tensor in final_weights(before).items():
+        assert torch.equal(begun[name], tensor), name
+    shutil.rmtree(before)  # a run that has begun does without
+    assert go(tmp_path / "run").reason == "finished"
+    assert not torch.equal(final_weights(tmp_path / "run")["initial_raw"], begun["initial_raw"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nothing", "no weights called nothing"), ("nano", "cannot start from nano: ")]
+)
+def test_weights_that_do_not_fit_leave_the_folder_free(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *tiny.words(tiny.RUN), "--start-from", name, "--run", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorl: ") and said in err and err.count("\n") == 1
+    assert go(folder, replace(tiny.RUN, steps=1)).reason == "finished"

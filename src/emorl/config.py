@@ -37,6 +37,9 @@ class TrainConfig:
     """Only scenes with so many objects, in training and tests: clevr6, clevr10 or a range such as 3-6."""
     seed: int = 0
     """Of initial weights, order of images and noise."""
+    start_from: str | None = None
+    """Shipped name, run folder or weights folder whose weights training starts from, for fine-tuning: the preset must
+    build the same networks. Optimizer, schedules and GECO begin anew. None draws the weights."""
     batch_size: int = 32
     """Images per step, over all processes."""
     steps: int = 300_000

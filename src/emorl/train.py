@@ -45,9 +45,11 @@ from emorl.precision import choose, pick_device, place
 from emorl.runs import (
     cut_log,
     drop_checkpoints_from,
+    find_weights,
     load_checkpoint,
     load_tensors,
     open_run,
+    read_tensors,
     save_checkpoint,
     without_nan,
     write_json,
@@ -209,6 +211,7 @@ class Run:
             "fit": config.fit,
             "protocol": config.protocol,
             "subset": config.subset,
+            "start_from": config.start_from,
             "seed": config.seed,
             "precision": choose(config.precision, device),
         }
@@ -319,6 +322,9 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
     )
     checkpoint = load_checkpoint(folder)
     if checkpoint is None:
+        if config.start_from is not None:
+            tensors = read_tensors(find_weights(config.start_from) / "weights.safetensors")
+            load_tensors(model, tensors, f"cannot start from {config.start_from}")
         return Restored(model, optimizer, model.initial_state(), (0, 0))
     load_tensors(model, checkpoint.weights, str(folder))
     try:
