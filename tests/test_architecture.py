@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"data", "metrics"},
     {"figures"},  # a function of results; training shows its pictures on TensorBoard
     {"config", "presets", "runs", "feed"},
-    {"engine", "evaluation"},
+    {"engine", "evaluation", "edits"},
     {"train"},
     {"benchmark", "verify", "released", "decompose", "sample", "representation"},
     {"traverse", "api", "results", "seeds"},

@@ -155,6 +155,9 @@ def test_a_change_that_stays_in_its_slot_leaks_nothing_and_one_that_does_not_is_
             found = self.decode(slots, SIZE)
             return Inference(found.masks, found.components, found.reconstruction, slots)
 
+        def decode_slots(self, slots: torch.Tensor, size: tuple[int, int]) -> None:
+            return None
+
         def decode(self, slots: torch.Tensor, size: tuple[int, int]) -> Decoding:
             masks = torch.eye(3).repeat_interleave(2, dim=1)[None, :, None, None].expand(len(slots), 3, 1, 4, 6)
             painted = slots[..., 0] + self.reach * slots[..., 1].roll(1, dims=1)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from emorl.data.base import Source
+from emorl.edits import AT_ONCE, Edits
 from emorl.errors import InputError
 from emorl.evaluation import infer
 from emorl.metrics.activeness import activeness, value_grid
@@ -37,8 +38,6 @@ MIN_OBJECT = 50 / 192**2
 """Objects that cover less of the picture are not compared with codes (released code)."""
 MIN_IOU = 0.1
 """Nor are matches with less overlap (released code)."""
-AT_ONCE = 24
-"""Pictures decoded together."""
 FAINT = 0.01
 """Numbers of a code that change the picture by less than this part of what the most active one does are not active."""
 
@@ -122,20 +121,12 @@ def rendered_dimensions(
     assert isinstance(model, nn.Module)
     device = next(model.parameters()).device
     grid = value_grid(seen.samples)  # D S
-    codes = torch.from_numpy(seen.codes[:count])
+    codes = torch.from_numpy(seen.codes[:count]).to(device)
     slot = torch.from_numpy(np.random.default_rng(seed % 2**64).integers(codes.shape[1], size=len(codes)))
-    num_values = grid.shape[1]
-    rows = torch.arange(len(codes)).repeat_interleave(num_values)  # N S
+    edits = Edits(model, codes, slot, size)
     for d in range(codes.shape[2]):
-        edited = codes[rows].clone()  # NS K D
-        values = torch.from_numpy(grid[d]).to(edited).repeat(len(codes))
-        edited[torch.arange(len(edited)), slot[rows], d] = values
-        with torch.no_grad():
-            pictures = [
-                model.decode(part.to(device), size).reconstruction.cpu().numpy()
-                for part in torch.split(edited, AT_ONCE)
-            ]
-        yield np.concatenate(pictures).reshape(len(codes), num_values, 3, *size)
+        pictures, _ = edits.set_number(d, grid[d])
+        yield pictures.cpu().numpy()
         progress(1)
 
 
@@ -289,16 +280,11 @@ def locality(
     slot = np.array([int(rng.choice(np.unique(picture))) for picture in winner])  # N
     own = winner == slot[:, None, None]
     shares, changes = [], []
+    edits = Edits(model, codes, torch.from_numpy(slot), size)
     for d, values in enumerate(grid):
-        after, own_after = [], []
-        for value in values:
-            edited = codes.clone()
-            edited[torch.arange(len(codes)), torch.from_numpy(slot), d] = float(value)
-            picture, winner = _pictures(model, edited, size)
-            after.append(picture)
-            own_after.append(winner == slot[:, None, None])
-        pictures = np.stack(after, axis=1)  # N S H W 3
-        shares.append(leak(before, pictures, own, np.stack(own_after, axis=1)))
+        after, own_after = edits.set_number(d, values)
+        pictures = after.movedim(2, -1).cpu().numpy()  # N S H W 3
+        shares.append(leak(before, pictures, own, own_after.cpu().numpy()))
         changes.append(np.square(pictures - before[:, None]).mean(axis=(1, 2, 3, 4)))
         progress(1)
     share, change = np.stack(shares, axis=1), np.stack(changes, axis=1)  # N D

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from emorl.data.base import Source
+from emorl.edits import Edits
 from emorl.errors import InputError
 from emorl.evaluation import infer
 from emorl.figures import save_animation, save_figure, traversal_sheet
 from emorl.metrics.activeness import activeness, value_grid
 from emorl.models.base import InferOptions, Model
-from emorl.representation import AT_ONCE, Budget, Collected, collect, of_objects, rendered_dimensions
+from emorl.representation import Budget, Collected, collect, of_objects, rendered_dimensions
 from emorl.representation import num_steps as describing_steps
 from emorl.types import Inference
 
@@ -121,8 +121,9 @@ def traversed(
     model: Model, image: np.ndarray, found: Inference, k: int, known: Ranges, num_dimensions: int
 ) -> list[np.ndarray]:
     """For each of the most active numbers of slot k's code: pictures S H W 3 of image H W 3 with it set to S values."""
-    size = (image.shape[0], image.shape[1])
-    return [_rendered(model, found.slots, k, d, known.values[d], size) for d in known.order[:num_dimensions].tolist()]
+    edits = Edits(model, found.slots, torch.tensor([k]), (image.shape[0], image.shape[1]))
+    shown = (edits.set_number(d, known.values[d])[0] for d in known.order[:num_dimensions].tolist())
+    return [pictures[0].permute(0, 2, 3, 1).cpu().numpy() for pictures in shown]
 
 
 def slot_sheet(
@@ -133,15 +134,3 @@ def slot_sheet(
     own = (found.masks[0, k] * found.components[0, k]).permute(1, 2, 0).cpu().numpy()
     names = [known.names[d] for d in known.order[: len(rows)]]
     return traversal_sheet(image, reconstruction, own, rows, names, title=title)
-
-
-def _rendered(
-    model: Model, slots: torch.Tensor, k: int, dimension: int, values: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-    """Pictures S H W 3 of slots 1 K D with one number set to S values."""
-    assert isinstance(model, nn.Module)
-    edited = slots.expand(len(values), -1, -1).clone()
-    edited[:, k, dimension] = torch.from_numpy(values).to(edited)
-    with torch.no_grad():
-        parts = [model.decode(part, size).reconstruction for part in torch.split(edited, AT_ONCE)]
-    return torch.cat(parts).permute(0, 2, 3, 1).cpu().numpy()

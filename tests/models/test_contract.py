@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from emorl.cli import main
 from emorl.config import TrainConfig
+from emorl.edits import Edits
 from emorl.errors import InputError
 from emorl.geco import KLGecoConfig
 from emorl.models import MODELS, build_model
@@ -33,6 +34,8 @@ UNTRAINED = {"attention.colour.bias"}
 """Of GENESIS-v2, whose embedding is used in differences alone; it is counted among the published parameters."""
 FIXED_NUM_SLOTS = {"slot-mlp"}
 BATCH_NORM = {"genesis", "genesis-s"}
+DEPENDENT_SLOTS = {"genesis", "genesis-s"}
+"""Whose masks are made one after the other."""
 
 
 def nano(name: str) -> TrainConfig:
@@ -126,6 +129,31 @@ def test_codes_are_posterior_means_and_decode_to_pictures(name: str) -> None:
     assert torch.allclose(decoding.components, found.components, atol=1e-4)
     masks = found.masks if found.decoder_masks is None else found.decoder_masks
     assert torch.allclose(decoding.masks, masks, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_edited_slot_is_drawn_into_its_scene_as_if_all_were_decoded(name: str) -> None:
+    model, size = build(name)
+    torch.manual_seed(1)
+    found = model.infer(pictures(3, size), InferOptions(sample=False), noise=0).slots
+    codes = found + 3 * torch.randn_like(found)  # so that slots differ in what they show
+    slot, edited = torch.tensor([2, 0, 1]), 3 * torch.randn(3, 9, codes.shape[2])
+    alone = model.decode_slots(codes[:, 0], size)
+    assert (alone is None) == (name in DEPENDENT_SLOTS)
+    if alone is not None:
+        single = model.decode(codes[:, :1], size)
+        assert torch.allclose(alone[1], single.components[:, 0], atol=1e-5)
+    drawn, won = Edits(model, codes, slot, size)(edited)
+    assert drawn.shape == (3, 9, 3, *size) and won.shape == (3, 9, *size)
+    for scene in range(3):
+        for edit in range(9):
+            whole = codes[scene : scene + 1].clone()
+            whole[0, slot[scene]] = edited[scene, edit]
+            decoding = model.decode(whole, size)
+            assert torch.allclose(drawn[scene, edit], decoding.reconstruction[0], atol=1e-4)
+            winner = decoding.masks[0, :, 0].argmax(dim=0) == slot[scene]
+            assert (won[scene, edit] == winner).float().mean() > 0.99
+    assert 0.01 < won.float().mean() < 0.99  # else nothing was seen
 
 
 class Exchanged(ImageNoise):

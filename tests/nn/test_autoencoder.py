@@ -12,7 +12,7 @@ from emorl.nn.autoencoder import (
     Decoder,
     Encoder,
     decode_linear,
-    decode_to_unit,
+    draw_in_unit,
     feature_encoder,
     pictures_of,
     slot_decoder,
@@ -59,9 +59,9 @@ def test_pictures_are_clamped_behind_the_mixture(kind: Decoder) -> None:
     assert_close(found.components, to_unit(colours))
     assert_close(found.reconstruction, to_unit(mixture))
     assert not torch.allclose(found.reconstruction, (found.masks * found.components).sum(dim=1))
-    decoding = decode_to_unit(net, z, SIZE)
-    assert_close(decoding.masks, masks)
-    assert_close(decoding.components, found.components)
+    logits, alone = draw_in_unit(net, z.flatten(0, 1), SIZE)
+    assert_close(logits.view(B, K, 1, *SIZE).softmax(dim=1), masks)
+    assert_close(alone.view(found.components.shape), found.components)
 
 
 def assert_close(ours: Tensor, expected: Tensor) -> None:

@@ -77,6 +77,14 @@ class Model(Protocol):
         """Pictures of (edited) slots B K D at H W = size."""
         ...
 
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """What codes N D show, each by itself: mask logits N 1 H W and colours N 3 H W in [0, 1].
+
+        A scene is the mixture of its slots' colours, weighted by the softmax over slots of their logits. None where
+        the mask of a slot depends on the other slots.
+        """
+        ...
+
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = ..., noise: int | Noise | None = ...
     ) -> Inference:
@@ -119,6 +127,17 @@ class BaseModel(nn.Module):
     """What most models answer alike: nothing is refined, and the training state is a step number and a KL weight."""
 
     config: Any
+
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """See `Model`."""
+        return None
+
+    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
+        """See `Model`."""
+        shown = self.decode_slots(slots.flatten(0, 1), size)
+        assert shown is not None, "a model has decode_slots, or its own decode"
+        logits, colours = (part.view(*slots.shape[:2], *part.shape[1:]) for part in shown)
+        return Decoding(logits.softmax(dim=1), colours)
 
     def initial_state(self) -> TrainState:
         """See `Model`."""

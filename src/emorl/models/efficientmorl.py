@@ -319,10 +319,10 @@ class EfficientMORL(BaseModel):
 
     # ---------------------------------------------------------------- decoding
 
-    def decode_log(self, z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Codes B K D -> log masks B K 1 H W and components B K 3 H W in [0, 1]."""
-        out = self.decoder.draw(z.flatten(0, 1), *size)  # BK 4 H W
-        return masks_and_colours(out.view(*z.shape[:2], *out.shape[1:]))
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `Model`."""
+        out = self.decoder.draw(slots, *size)  # N 4 H W
+        return out[:, 3:], out[:, :3].sigmoid()
 
     def decode_nll(self, z: Tensor, images: Tensor, keep: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
         """NLL per image (B) and, where it is kept, what was decoded, detached: log masks and components."""
@@ -467,11 +467,6 @@ class EfficientMORL(BaseModel):
         with torch.no_grad():
             x = images_to_unit(images, self.initial_mean.dtype)
             return self.bottom_up(x, num_slots, as_noise(noise, len(x))).top.mean
-
-    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
-        """Codes B K D -> masks and components at H W = size."""
-        log_masks, components = self.decode_log(slots, size)
-        return Decoding(log_masks.exp(), components)
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

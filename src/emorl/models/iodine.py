@@ -436,9 +436,10 @@ class Iodine(BaseModel):
                 posterior = posterior.moved(delta)
             return posterior.mean
 
-    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
-        """Codes B K D -> masks and components at H W = size, colours cut to [0, 1]."""
-        return _decoding(self.decode_raw(slots, size))
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `Model`; colours are cut to [0, 1]."""
+        canvas = self.decoder(slots, *size)  # N 4 H W
+        return canvas[:, :1], canvas[:, 1:].clamp(0, 1)
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

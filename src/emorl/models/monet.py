@@ -168,10 +168,10 @@ class MONet(BaseModel):
             x, num_slots = self._checked(images, options)
             return self.posterior(x, self.attend(x, num_slots)).mean
 
-    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
-        """Codes B K D -> the decoder's masks and components, at any size."""
-        log_masks, components = self.decode_log(slots, size)
-        return Decoding(log_masks.exp(), components)
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `Model`: the decoder's mask logits and colours, at any size."""
+        out = self.decoder(slots, *size)  # N 4 H W
+        return out[:, 3:], out[:, :3].sigmoid()
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

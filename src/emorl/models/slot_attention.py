@@ -32,7 +32,7 @@ from emorl.nn.autoencoder import (
     NORM_EPSILON,
     Decoder,
     Encoder,
-    decode_to_unit,
+    draw_in_unit,
     pictures_of,
     slot_decoder,
     squared_error,
@@ -40,7 +40,7 @@ from emorl.nn.autoencoder import (
 )
 from emorl.nn.init import keras_
 from emorl.noise import Noise, as_noise
-from emorl.types import Decoding, Inference, Loss
+from emorl.types import Inference, Loss
 
 HIDDEN_DIM = 128
 """Of the MLP behind the GRU, whatever D is."""
@@ -128,9 +128,9 @@ class SlotAttention(BaseModel):
             x = images_to_unit(images, self.initial_mean.dtype)
             return self.slots(x, num_slots, num_steps, as_noise(noise, len(x)))
 
-    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
-        """Slots B K D -> masks and components at H W = size."""
-        return decode_to_unit(self.decoder, slots, size)
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `Model`; colours are clamped."""
+        return draw_in_unit(self.decoder, slots, size)
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

@@ -26,7 +26,7 @@ from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_uni
 from emorl.nn.autoencoder import (
     Decoder,
     Encoder,
-    decode_to_unit,
+    draw_in_unit,
     feature_encoder,
     pictures_of,
     slot_decoder,
@@ -34,7 +34,7 @@ from emorl.nn.autoencoder import (
 )
 from emorl.nn.init import keras_
 from emorl.noise import Noise
-from emorl.types import Decoding, Inference, Loss
+from emorl.types import Inference, Loss
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class SlotMLP(BaseModel):
         with torch.no_grad():
             return self.slots(images_to_unit(images, self.encoder.position.weight.dtype))
 
-    def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
-        """Slots B K D -> masks and components at H W = size."""
-        return decode_to_unit(self.decoder, slots, size)
+    def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `Model`; colours are clamped."""
+        return draw_in_unit(self.decoder, slots, size)
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

@@ -22,7 +22,7 @@ from emorl.eager_vjp import EagerNLL, chunks, decode_and_differentiate
 from emorl.nn.decoders import DeconvDecoder, PixelDecoder, small_decoder, subpixel_decoder
 from emorl.nn.encoders import FeatureEncoder, ImageEncoder, conv_encoder, conv_layers, patch_encoder, patch_layers
 from emorl.prob import sum_inside
-from emorl.types import Decoding, Inference
+from emorl.types import Inference
 
 Encoder = Literal["conv", "patch"]
 """Four 5x5 convolutions at every pixel, the paper's; or ours for laptops, at patches of pixels."""
@@ -78,10 +78,10 @@ def to_unit(x: Tensor) -> Tensor:
     return ((x + 1) / 2).clamp(0, 1)
 
 
-def decode_to_unit(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> Decoding:
-    """Slots B K D -> masks and clamped components at H W = size."""
-    masks, colours, _ = decode_linear(decoder, slots, size)
-    return Decoding(masks, to_unit(colours))
+def draw_in_unit(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Slots N D, each by itself -> mask logits N 1 H W and clamped colours N 3 H W in [0, 1]."""
+    out = decoder.draw(slots, *size)
+    return out[:, 3:], to_unit(out[:, :3])
 
 
 def pictures_of(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> Inference:

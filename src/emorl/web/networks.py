@@ -27,15 +27,9 @@ from torch import Tensor, nn
 from emorl.errors import InputError
 from emorl.models import model_name
 from emorl.models.base import InferOptions, Model
-from emorl.models.efficientmorl import EfficientMORL
 from emorl.models.genesis import Genesis
-from emorl.models.genesis_v2 import GenesisV2
 from emorl.models.iodine import Iodine
-from emorl.models.monet import MONet
 from emorl.models.slot_attention import SlotAttention
-from emorl.models.slot_mlp import SlotMLP
-from emorl.nn.autoencoder import to_unit
-from emorl.nn.decoders import PixelDecoder
 from emorl.noise import ImageNoise
 from emorl.runs import write_json
 from emorl.version import __version__
@@ -90,16 +84,14 @@ class Decoder(nn.Module):
         super().__init__()
         if type(model) in IMPOSSIBLE:
             raise InputError(f"{model_name(model.config)} cannot be exported: it {IMPOSSIBLE[type(model)]}")
-        assert isinstance(model, EfficientMORL | GenesisV2 | MONet | SlotAttention | SlotMLP)
-        self.decoder = model.decoder
-        self.draw = model.decoder.draw if isinstance(model.decoder, PixelDecoder) else model.decoder
-        self.squash = to_unit if isinstance(model, SlotAttention | SlotMLP) else torch.sigmoid
+        self.model = model
         self.size = size
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """N D -> N 1 H W and N 3 H W."""
-        out = self.draw(slots, *self.size)  # N 4 H W
-        return out[:, 3:], self.squash(out[:, :3])
+        shown = self.model.decode_slots(slots, self.size)
+        assert shown is not None
+        return shown
 
 
 def export_networks(model: Model, size: tuple[int, int], folder: Path) -> dict[str, Any]:
