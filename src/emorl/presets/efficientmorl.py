@@ -145,7 +145,7 @@ def clevr6_nano() -> TrainConfig:
     config = _at_48("clevr6", 7)
     assert isinstance(config.model, EfficientMORLConfig)
     model = replace(config.model, prior="bottom-up")
-    return replace(config, model=model, num_images=5_000, kl_warmup_steps=12_000)
+    return replace(config, model=model, num_images=2_500, kl_warmup_steps=12_000)
 
 
 PRESETS: dict[str, Preset] = {
