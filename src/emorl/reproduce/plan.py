@@ -62,6 +62,7 @@ _TABLE1["paper"] = {
     **_TABLE1["paper"],
     "Tetrominoes: EfficientMORL, 24,000 steps": "efficientmorl-tetrominoes-24k",
     "Tetrominoes: EfficientMORL, 48,000 steps": "efficientmorl-tetrominoes-48k",
+    "Tetrominoes: EfficientMORL, 24,000 steps, then 16,000 on a CPU": "efficientmorl-tetrominoes-tuned",
     "Multi-dSprites: EfficientMORL, 24,000 steps": "efficientmorl-multi-dsprites-24k",
     "Multi-dSprites: EfficientMORL, going on to 48,000": "efficientmorl-multi-dsprites-48k",
     "Multi-dSprites: EfficientMORL, going on to 84,000": "efficientmorl-multi-dsprites-84k",
