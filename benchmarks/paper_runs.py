@@ -7,7 +7,7 @@ bfloat16 and the rest in float32, at every number of refinement steps of the run
 bound: that of the arithmetic or of the bytes, whichever is longer, at the peak rates of an H200's data sheet. And an
 estimate: that with so many microseconds for every operation, which is what small ones take in a recorded graph. Between
 peak rates and real ones there is a factor, 1.3 to 2.8 on CPUs (`emorl benchmark --floor`). On an H200 a step of
-Tetrominoes took 2.0 times the estimate, one of CLEVR6 with I = 1 2.8 times.
+Tetrominoes took 2.0 times the estimate, one of CLEVR6 with I = 1 2.2 times.
 """
 
 from __future__ import annotations
