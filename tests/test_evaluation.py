@@ -356,3 +356,37 @@ def test_files_with_factors_give_the_same_codes_too(write: Any, tmp_path: Path, 
         found.append({**evaluate(model, source, truth=truth), "codes": codes})
     for name in [*SCORES, "codes"]:
         same(found[0][name], found[1][name])
+
+
+def test_of_several_draws_each_image_keeps_the_best(model: Any) -> None:
+    scenes = open_source("tetrominoes", split="test").read(np.arange(6))
+    alone = [infer(model, scenes, InferOptions(keep_steps=True, decode_layers=True), seed) for seed in (4, 5, 6)]
+    bounds = torch.stack([found.steps[-1].nll + found.steps[-1].kl for found in alone])  # 3 6
+    best = bounds.argmin(dim=0).tolist()
+    assert len(set(best)) > 1  # else nothing is seen
+    kept = infer(model, scenes, InferOptions(keep_steps=True, decode_layers=True, draws=3), 4)
+    for image, draw in enumerate(best):
+        for ours, theirs in zip(_tensors(kept), _tensors(alone[draw]), strict=True):
+            assert torch.equal(ours[image], theirs[image])
+    assert torch.equal(kept.steps[-1].nll + kept.steps[-1].kl, bounds.amin(dim=0))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif value is not None:
+        for name in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, name))
+
+
+def test_draws_that_cannot_be_are_refused(model: Any) -> None:
+    scenes = open_source("tetrominoes", split="test").read(np.arange(1))
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        infer(model, scenes, InferOptions(draws=0), 0)
+    with pytest.raises(InputError, match="slot-attention has no likelihood"):
+        infer(emorl.load("slot-attention/nano"), scenes, InferOptions(draws=2), 0)
+    with pytest.raises(InputError, match="chooses among several"):
+        model.infer(torch.zeros(1, 3, 8, 8), InferOptions(draws=2), noise=0)

@@ -38,6 +38,7 @@ def evaluate(
     num_images: int | None = None,
     num_slots: int | None = None,
     refinement_steps: int | None = None,
+    draws: int = 1,
     codes: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -51,6 +52,7 @@ def evaluate(
         num_images: the first ones only.
         num_slots: K at test time.
         refinement_steps: I at test time.
+        draws: inferences of each image, of which the one with the least NLL + KL is kept.
         codes: also say what the codes are worth, under "codes" (`emorl.representation.describe`).
         seed: of the noise.
         device: where the model runs.
@@ -62,7 +64,7 @@ def evaluate(
     fed = feed(about, None if data is None else str(data))
     if num_images is not None:
         fed = replace(fed, source=Subset(fed.source, 0, min(num_images, len(fed.source))))
-    options = InferOptions(num_slots, refinement_steps)
+    options = InferOptions(num_slots, refinement_steps, draws=draws)
     found = evaluate_feed(model, fed, options=options, seed=seed)
     if codes:
         found["codes"] = describe(model, fed.source, options=options, seed=seed)

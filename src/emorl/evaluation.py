@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from emorl.metrics.error import mse
 from emorl.metrics.iou import matched_iou
 from emorl.metrics.segmentation import mean_best_overlap, segmentation_covering
 from emorl.metrics.summary import summarise
+from emorl.models import model_name
 from emorl.models.base import InferOptions, Model
 from emorl.noise import ImageNoise
 from emorl.threads import side_by_side
@@ -34,10 +35,23 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def infer(model: Model, scenes: Batch, options: InferOptions, seed: int) -> Inference:
-    """The model's inference of a batch; an image's noise depends on (seed, its index) alone."""
+    """The model's inference of a batch; an image's noise depends on (seed, its index) alone.
+
+    Of several `options.draws`, with the noise of this seed and the ones that follow it, each image keeps the one with
+    the least NLL + KL of the last step; raises InputError for a model without a posterior, which has neither.
+    """
     assert isinstance(model, nn.Module)
-    device = next(model.parameters()).device
-    return model.infer(to_tensor(scenes.image).to(device), options, noise=ImageNoise(seed, scenes.index))
+    if options.draws < 1:
+        raise InputError(f"draws must be at least 1, got {options.draws}")
+    images, once = to_tensor(scenes.image).to(next(model.parameters()).device), replace(options, draws=1)
+    best = model.infer(images, once, noise=ImageNoise(seed, scenes.index))
+    for draw in range(1, options.draws):
+        if not best.steps:
+            raise InputError(f"{model_name(model.config)} has no likelihood to choose among several draws by")
+        other = model.infer(images, once, noise=ImageNoise(seed + draw, scenes.index))
+        least, found = best.steps[-1], other.steps[-1]
+        best = best.but_for(found.nll + found.kl < least.nll + least.kl, other)
+    return best
 
 
 def winners(masks: torch.Tensor, size: Size) -> np.ndarray:

@@ -6,9 +6,11 @@ h, w the token grid of an encoder (equal to H, W unless it works on patches).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -102,6 +104,22 @@ class Inference:
     posterior."""
     decoder_masks: Tensor | None = None
     """B K 1 H W, sum to 1 over K: those of the decoder, where `masks` are those of an attention network and differ."""
+
+    def but_for(self, images: Tensor, other: Inference) -> Inference:
+        """This, with what `other` has of the images that are marked (B, bool)."""
+        mixed: Inference = _mixed(images, self, other)
+        return mixed
+
+
+def _mixed(images: Tensor, ours: Any, theirs: Any) -> Any:
+    """Tensors at any depth, theirs where images are marked."""
+    if isinstance(ours, Tensor):
+        return torch.where(images.view(-1, *[1] * (ours.ndim - 1)), theirs, ours)
+    if isinstance(ours, tuple):
+        return tuple(_mixed(images, *pair) for pair in zip(ours, theirs, strict=True))
+    if ours is None:
+        return None
+    return type(ours)(**{f.name: _mixed(images, getattr(ours, f.name), getattr(theirs, f.name)) for f in fields(ours)})
 
 
 @dataclass(frozen=True)

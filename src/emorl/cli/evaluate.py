@@ -61,6 +61,9 @@ class Evaluate:
     every dimension, use of the slots, stability under other noise. Minutes; with one K and I."""
     posterior_mean: bool = False
     """Decode the mean of the last posterior rather than a sample. Refinement goes by samples all the same."""
+    draws: int = 1
+    """Inferences of each image with noise of their own, of which the one with the least NLL + KL is kept: so many times
+    the time, and fewer unlucky ones."""
     seed: int = 0
     """Of the noise; an image's noise depends on the seed and its position alone."""
     batch_size: int = BATCH_SIZE
@@ -104,7 +107,7 @@ def evaluate(words: Sequence[str]) -> int:
         raise InputError("--codes goes with one K and one I: ask for a sweep without it")
     with bar("evaluating", len(source) * len(sweep)) as advance:
         for num_slots, steps in sweep:
-            chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean)
+            chosen = InferOptions(num_slots, steps, sample=not options.posterior_mean, draws=options.draws)
             row = evaluate_feed(
                 model,
                 fed,
@@ -116,7 +119,7 @@ def evaluate(words: Sequence[str]) -> int:
             )
             rows.append({"weights": options.weights, **row})
     if options.codes:
-        chosen = InferOptions(*sweep[0], sample=not options.posterior_mean)
+        chosen = InferOptions(*sweep[0], sample=not options.posterior_mean, draws=options.draws)
         with bar("describing the codes", num_describing_steps(model, source)) as advance:
             rows[0]["codes"] = describe(
                 model, source, options=chosen, seed=options.seed, batch_size=options.batch_size, progress=advance

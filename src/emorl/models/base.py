@@ -50,6 +50,9 @@ class InferOptions:
     """Keep the pictures of every refinement step."""
     decode_layers: bool = False
     """Also decode the sample of every stochastic layer."""
+    draws: int = 1
+    """Inferences of each image with noise of their own, of which the one with the least NLL + KL is kept: an unlucky
+    draw leaves two objects in one slot, or one in two. Made by `emorl.evaluation.infer`; `Model.infer` makes one."""
 
 
 @runtime_checkable
@@ -161,6 +164,8 @@ class BaseModel(nn.Module):
         num_steps = config.refinement_steps if options.refinement_steps is None else options.refinement_steps
         if num_slots < 1 or num_steps < 0:
             raise InputError("num_slots must be at least 1 and refinement_steps at least 0")
+        if options.draws != 1:
+            raise InputError("a model makes one inference of an image: emorl.evaluation.infer chooses among several")
         return num_slots, num_steps
 
 
