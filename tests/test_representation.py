@@ -173,3 +173,16 @@ def test_a_change_that_stays_in_its_slot_leaks_nothing_and_one_that_does_not_is_
             found[reach] = locality(model, scenes().read(np.arange(4)))  # type: ignore[arg-type]
     assert found[0.0] == {"leak": 0.0, "active_numbers": 1, "num_images": 4}
     assert found[1.0]["active_numbers"] == 2 and 0.4 < found[1.0]["leak"] < 0.6
+
+
+def test_codes_that_are_all_the_same_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that draws its slots by themselves, whose rounding is no change."""
+
+    def constant(model: object, batch: object, options: object, seed: int) -> Inference:
+        slots = torch.full((4, 3, 8), 0.3)
+        found = tiny.build().decode(slots, SIZE)
+        return Inference(found.masks, found.components, found.reconstruction, slots)
+
+    monkeypatch.setattr(representation, "infer", constant)
+    found = locality(tiny.build(), scenes().read(np.arange(4)))
+    assert found == {"leak": None, "active_numbers": 0, "num_images": 4}

@@ -31,7 +31,8 @@ from emorl.config import TrainConfig, to_json
 from emorl.data.npz import write_npz
 from emorl.data.sources import open_source
 from emorl.errors import InputError
-from emorl.runs import load_weights, newest_checkpoint, read_json
+from emorl.geco import ZETA_MIN
+from emorl.runs import load_weights, make_weights, newest_checkpoint, read_json
 from emorl.train import ImageOrder, Outcome, RunLog, learning_rate, load_data, restore, train
 from tests import tiny
 
@@ -759,6 +760,7 @@ def test_a_run_can_start_from_other_weights(finished: Finished, tmp_path: Path) 
     shutil.copytree(finished("geco"), before)
     model = replace(tiny.RUN.model, num_slots=tiny.RUN.model.num_slots + 1, sigma=0.2)
     config = replace(tiny.RUN, start_from=str(before), model=model, data="multi-dsprites", image_size=(10, 10))
+    config = replace(config, fit="centre")
     assert go(tmp_path / "run", config, max_minutes=0).reason == "time"
     weights, about = load_weights(tmp_path / "run" / "checkpoint" / "000000")
     assert about["start_from"] == str(before)
@@ -771,8 +773,35 @@ def test_a_run_can_start_from_other_weights(finished: Finished, tmp_path: Path) 
     assert not torch.equal(final_weights(tmp_path / "run")["initial_raw"], begun["initial_raw"])
 
 
+def test_geco_begins_anew_from_weights_that_had_it(finished: Finished, tmp_path: Path) -> None:
+    assert final_weights(finished("geco"))["geco_zeta"] > ZETA_MIN
+    go(tmp_path / "run", replace(tiny.GECO_RUN, start_from=str(finished("geco"))), max_minutes=0)
+    begun = load_file(tmp_path / "run" / "checkpoint" / "000000" / "weights.safetensors")
+    assert begun["geco_zeta"] == torch.tensor(ZETA_MIN)
+
+
+def test_weights_that_are_not_finite_are_no_start(finished: Finished, tmp_path: Path) -> None:
+    model, about = load_weights(newest(finished("plain")))
+    model.initial_mean[0] = torch.nan  # type: ignore[attr-defined]
+    make_weights(tmp_path / "weights", model, about)
+    with pytest.raises(InputError, match=r"cannot start from .*weights: initial_mean is not finite"):
+        go(tmp_path / "run", replace(tiny.RUN, start_from=str(tmp_path / "weights")))
+
+
+def newest(folder: Path) -> Path:
+    checkpoint = newest_checkpoint(folder)
+    assert checkpoint is not None
+    return checkpoint
+
+
 @pytest.mark.parametrize(
-    ("name", "said"), [("nothing", "no weights called nothing"), ("nano", "cannot start from nano: ")]
+    ("name", "said"),
+    [
+        ("nothing", "no weights called nothing"),
+        ("", "start_from is empty"),
+        ("nano", "cannot start from nano: "),
+        ("iodine/nano", "cannot start from iodine/nano: it is of iodine, not efficientmorl"),
+    ],
 )
 def test_weights_that_do_not_fit_leave_the_folder_free(
     name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

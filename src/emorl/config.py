@@ -38,8 +38,9 @@ class TrainConfig:
     seed: int = 0
     """Of initial weights, order of images and noise."""
     start_from: str | None = None
-    """Shipped name, run folder or weights folder whose weights training starts from, for fine-tuning: the preset must
-    build the same networks. Optimizer, schedules and GECO begin anew. None draws the weights."""
+    """Shipped name, run folder (its newest checkpoint then; name the checkpoint to pin it) or weights folder whose
+    weights training starts from: the preset must build the same networks. Optimizer, schedules and GECO begin anew.
+    None draws the weights."""
     batch_size: int = 32
     """Images per step, over all processes."""
     steps: int = 300_000
@@ -97,6 +98,8 @@ class TrainConfig:
                 raise InputError(f"{name} must be a positive number, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas must be at least 0 and below 1, got {self.betas}")
+        if self.start_from == "":
+            raise InputError("start_from is empty: name weights, or leave it out")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
         if not 0 <= self.model.kl_weight < math.inf:

@@ -275,12 +275,14 @@ def locality(
     size = (scenes.image.shape[1], scenes.image.shape[2])
     codes = infer(model, scenes, InferOptions(sample=False), seed).slots  # N K D
     grid = value_grid(codes.cpu().numpy(), num_values)  # D S
-    before, winner = _pictures(model, codes, size)  # N H W 3, N H W
+    _, winner = _pictures(model, codes, size)  # N H W
     rng = np.random.default_rng(seed % 2**64)
     slot = np.array([int(rng.choice(np.unique(picture))) for picture in winner])  # N
     own = winner == slot[:, None, None]
-    shares, changes = [], []
     edits = Edits(model, codes, torch.from_numpy(slot), size)
+    unchanged, _ = edits(codes[torch.arange(len(codes)), torch.from_numpy(slot)][:, None])
+    before = unchanged[:, 0].movedim(1, -1).cpu().numpy()  # N H W 3, rounded as the edited ones are
+    shares, changes = [], []
     for d, values in enumerate(grid):
         after, own_after = edits.set_number(d, values)
         pictures = after.movedim(2, -1).cpu().numpy()  # N S H W 3

@@ -39,7 +39,7 @@ from emorl.geco import GecoState
 from emorl.jobs import stop_signals
 from emorl.metrics.collapse import Sign, signs_of_collapse
 from emorl.metrics.summary import summarise
-from emorl.models import build_model
+from emorl.models import build_model, model_name
 from emorl.models.base import InferOptions, Model, TrainState
 from emorl.precision import choose, pick_device, place
 from emorl.runs import (
@@ -48,8 +48,8 @@ from emorl.runs import (
     find_weights,
     load_checkpoint,
     load_tensors,
+    load_weights,
     open_run,
-    read_tensors,
     save_checkpoint,
     without_nan,
     write_json,
@@ -211,7 +211,7 @@ class Run:
             "fit": config.fit,
             "protocol": config.protocol,
             "subset": config.subset,
-            "start_from": config.start_from,
+            "start_from": config.start_from and str(_absolute(config.start_from)),
             "seed": config.seed,
             "precision": choose(config.precision, device),
         }
@@ -323,8 +323,7 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
     checkpoint = load_checkpoint(folder)
     if checkpoint is None:
         if config.start_from is not None:
-            tensors = read_tensors(find_weights(config.start_from) / "weights.safetensors")
-            load_tensors(model, tensors, f"cannot start from {config.start_from}")
+            _start_from(model, config.start_from)
         return Restored(model, optimizer, model.initial_state(), (0, 0))
     load_tensors(model, checkpoint.weights, str(folder))
     try:
@@ -349,6 +348,19 @@ def restore(folder: Path, config: TrainConfig, device: torch.device) -> Restored
     return Restored(model, optimizer, state, skipped)
 
 
+def _start_from(model: Model, name: str) -> None:
+    """Fill a new model with other weights; raises InputError for those of another model, or not finite."""
+    assert isinstance(model, nn.Module)
+    where, (other, _) = f"cannot start from {name}", load_weights(find_weights(name))
+    if model_name(other.config) != model_name(model.config):
+        raise InputError(f"{where}: it is of {model_name(other.config)}, not {model_name(model.config)}")
+    assert isinstance(other, nn.Module)
+    load_tensors(model, other.state_dict(), where)
+    for parameter, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(f"{where}: {parameter} is not finite")
+
+
 def training_to_tensors(optimizer: torch.optim.Optimizer, engine: Engine) -> dict[str, Any]:
     """What a checkpoint holds beside the weights: tensors and plain values alone."""
     state = engine.state
@@ -369,6 +381,11 @@ def _state_from_tensors(saved: dict[str, Any], device: torch.device) -> TrainSta
     if constraint is not None:
         constraint = GecoState(**{name: value.to(device) for name, value in constraint.items()})
     return TrainState(**{**saved, "geco": constraint})
+
+
+def _absolute(weights: str) -> Path | str:
+    """A folder's path from anywhere; shipped names as they are."""
+    return Path(weights).resolve() if Path(weights).is_dir() else weights
 
 
 def load_data(config: TrainConfig, device: torch.device) -> tuple[Images, Batch | None]:
