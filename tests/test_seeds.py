@@ -208,6 +208,12 @@ def test_a_run_of_another_config_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run-seed2"]
 
 
+def test_weights_to_start_from_that_are_not_there_start_no_seed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no weights called nothing"):
+        train_seeds(tmp_path / "run", replace(CONFIG, start_from="nothing"), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="without torchrun"):

@@ -30,7 +30,7 @@ from emorl.errors import InputError
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
 from emorl.precision import pick_device
 from emorl.results import Known
-from emorl.runs import log_rows, newest_checkpoint, read_json, training_minutes
+from emorl.runs import find_weights, log_rows, newest_checkpoint, read_json, training_minutes
 from emorl.train import open_data, train
 
 State = Literal["finished", "time", "interrupted", "failed", "left"]
@@ -77,8 +77,8 @@ def train_seeds(
     As many at a time as there are cores, or GPUs with `device` "auto"; one by one on another named device. A run that
     is there already goes on, a finished one is only scored. `max_minutes` holds for each seed. Ctrl-C or a termination
     signal stops all of them, resumable; a second one at once. Jobs of slurm go on.
-    Raises InputError before anything starts: for a folder with a run of another config, and for data, a device or a
-    cluster that cannot be used. What happens to one seed after that is told by its row alone.
+    Raises InputError before anything starts: for a folder with a run of another config, and for data, weights to start
+    from, a device or a cluster that cannot be used. What happens to one seed after that is told by its row alone.
     """
     if num_seeds < 1:
         raise InputError(f"the number of seeds must be at least 1, got {num_seeds}")
@@ -88,6 +88,8 @@ def train_seeds(
     runs = [(folder.parent / f"{folder.name}-seed{seed}", replace(config, seed=seed)) for seed in seeds]
     for run in runs:
         check_same_config(run)
+    if config.start_from is not None and any(newest_checkpoint(folder) is None for folder, _ in runs):
+        find_weights(config.start_from)
     source = scoring_source(config)
     if config.data_split == "all":
         report(f"{source.name} has no test split: the scores are of images that were trained on")
