@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,8 @@ class Painter:
 
 
 def edits(codes: list[list[float]], slot: int) -> Edits:
-    return Edits(Painter(), torch.tensor([codes]), torch.tensor([slot]), SIZE)  # type: ignore[arg-type]
+    painter: Any = Painter()
+    return Edits(painter, torch.tensor([codes]), torch.tensor([slot]), SIZE)
 
 
 def test_a_scene_of_one_slot_is_that_slot() -> None:
@@ -41,9 +44,9 @@ def test_of_equal_slots_the_first_wins() -> None:
 
 
 def test_the_other_slots_are_decoded_once() -> None:
-    model = Painter()
+    model: Any = Painter()
     codes = torch.rand(30, 7, 2)
-    scenes = Edits(model, codes, torch.arange(30) % 7, SIZE)  # type: ignore[arg-type]
+    scenes = Edits(model, codes, torch.arange(30) % 7, SIZE)
     assert model.drawn == 30 * 7 + 1
     for number in range(2):
         scenes.set_number(number, torch.linspace(0, 1, 6).numpy())

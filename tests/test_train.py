@@ -781,8 +781,9 @@ def test_geco_begins_anew_from_weights_that_had_it(finished: Finished, tmp_path:
 
 
 def test_weights_that_are_not_finite_are_no_start(finished: Finished, tmp_path: Path) -> None:
+    model: Any
     model, about = load_weights(newest(finished("plain")))
-    model.initial_mean[0] = torch.nan  # type: ignore[attr-defined]
+    model.initial_mean[0] = torch.nan
     make_weights(tmp_path / "weights", model, about)
     with pytest.raises(InputError, match=r"cannot start from .*weights: initial_mean is not finite"):
         go(tmp_path / "run", replace(tiny.RUN, start_from=str(tmp_path / "weights")))

@@ -211,7 +211,7 @@ class Run:
             "fit": config.fit,
             "protocol": config.protocol,
             "subset": config.subset,
-            "start_from": config.start_from and str(_absolute(config.start_from)),
+            "start_from": _from_anywhere(config.start_from),
             "seed": config.seed,
             "precision": choose(config.precision, device),
         }
@@ -383,9 +383,9 @@ def _state_from_tensors(saved: dict[str, Any], device: torch.device) -> TrainSta
     return TrainState(**{**saved, "geco": constraint})
 
 
-def _absolute(weights: str) -> Path | str:
-    """A folder's path from anywhere; shipped names as they are."""
-    return Path(weights).resolve() if Path(weights).is_dir() else weights
+def _from_anywhere(weights: str | None) -> str | None:
+    """A folder of weights by its absolute path; a shipped name, or None, as it is."""
+    return str(Path(weights).resolve()) if weights is not None and Path(weights).is_dir() else weights
 
 
 def load_data(config: TrainConfig, device: torch.device) -> tuple[Images, Batch | None]:

@@ -25,7 +25,7 @@ from emorl.evaluation import to_tensor
 from emorl.models.base import Model
 from emorl.representation import MIN_PIXELS
 from emorl.traverse import ranges
-from emorl.web.networks import Encoder
+from emorl.web.networks import Decoder, Encoder
 
 VISIBLE = 0.15
 """A pixel belongs to a slot that changes one of its colours by more than this; page/scene.js says the same."""
@@ -98,16 +98,14 @@ def find_handles(model: Model, source: Source, progress: Callable[[int], None] =
 def objects(model: Model, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Codes M D and centroids M 2 of what looks like an object in the first scenes: neither nothing nor most of all."""
     assert source.size is not None
-    encode = Encoder(model)
+    encode, decode = Encoder(model), Decoder(model, source.size)
     first = encode.first_noise(source.size)
     codes, places = [], []
     for index in range(min(len(source), FIT_IMAGES)):
         image = to_tensor(source.read(np.array([index])).image)
         with torch.no_grad():
             slots = encode(image, first)[0]  # K D
-            decoded = model.decode_slots(slots, source.size)
-        assert decoded is not None
-        logits, colours = decoded
+            logits, colours = decode(slots)
         shown = visible(logits[None], colours[None])[0]  # K H W
         pixels = (shown > VISIBLE).sum(dim=(1, 2))
         chosen = (pixels >= MIN_PIXELS) & (pixels <= shown[0].numel() / 2)
