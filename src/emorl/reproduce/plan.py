@@ -63,11 +63,12 @@ _TABLE1["paper"] = {
     "Tetrominoes: EfficientMORL, 24,000 steps": "efficientmorl-tetrominoes-24k",
     "Tetrominoes: EfficientMORL, 48,000 steps": "efficientmorl-tetrominoes-48k",
     "Tetrominoes: EfficientMORL, 24,000 steps, then 16,000 on a CPU": "efficientmorl-tetrominoes-tuned",
+    "Tetrominoes: EfficientMORL, 24,000 steps, then 16,000 more": "efficientmorl-tetrominoes-tuned-16k",
     "Multi-dSprites: EfficientMORL, 24,000 steps": "efficientmorl-multi-dsprites-24k",
     "Multi-dSprites: EfficientMORL, going on to 48,000": "efficientmorl-multi-dsprites-48k",
     "Multi-dSprites: EfficientMORL, going on to 84,000": "efficientmorl-multi-dsprites-84k",
     "CLEVR6: EfficientMORL, 24,000 steps": "efficientmorl-clevr6-24k",
-    "CLEVR6: EfficientMORL, 16,000 steps from `multi-dsprites-48k`": "efficientmorl-clevr6-tuned-16k",
+    "CLEVR6: EfficientMORL, 24,000 steps from `multi-dsprites-48k`": "efficientmorl-clevr6-tuned-24k",
     "CLEVR6 at 64x64: EfficientMORL, 4,500 steps from `multi-dsprites-48k` on a CPU": "efficientmorl-clevr6-tuned",
 }
 _TABLE1["nano"] = {
