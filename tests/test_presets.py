@@ -112,6 +112,7 @@ def test_every_preset_is_the_papers_or_an_ablation_or_ours() -> None:
         "tetrominoes-fast",
         "multi-dsprites-24k",
         "multi-dsprites-nano",
+        "clevr6-24k",
         "clevr6-nano",
         *SMALL_SPRITES,
     }

@@ -69,10 +69,10 @@ def check(model: Model, images: torch.Tensor, folder: Path, metadata: dict[str, 
 
 
 EXPORTED = [name for name in shipped_names() if not name.startswith("iodine/")]
-SAME = "efficientmorl/clevr6-nano"  # networks as multi-dsprites-nano
+SAME = ("efficientmorl/clevr6-24k", "efficientmorl/clevr6-nano")  # networks as those for Multi-dSprites
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == SAME else n for n in EXPORTED])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SAME else n for n in EXPORTED])
 def test_shipped_weights_are_those_of_pytorch(name: str, tmp_path: Path) -> None:
     model, about = load_weights(find_weights(name))
     source = feed(about).source

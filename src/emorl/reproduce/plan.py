@@ -67,8 +67,8 @@ _TABLE1["paper"] = {
     "Multi-dSprites: EfficientMORL, 24,000 steps": "efficientmorl-multi-dsprites-24k",
     "Multi-dSprites: EfficientMORL, going on to 48,000": "efficientmorl-multi-dsprites-48k",
     "Multi-dSprites: EfficientMORL, going on to 84,000": "efficientmorl-multi-dsprites-84k",
-    "CLEVR6: EfficientMORL, 24,000 steps": "efficientmorl-clevr6-24k",
-    "CLEVR6: EfficientMORL, 24,000 steps from `multi-dsprites-48k`": "efficientmorl-clevr6-tuned-24k",
+    "CLEVR6: EfficientMORL, 24,000 steps from `multi-dsprites-48k`": "efficientmorl-clevr6-24k",
+    "CLEVR6: EfficientMORL, 24,000 steps from scratch": "efficientmorl-clevr6-scratch-24k",
     "CLEVR6 at 64x64: EfficientMORL, 4,500 steps from `multi-dsprites-48k` on a CPU": "efficientmorl-clevr6-tuned",
 }
 _TABLE1["nano"] = {
