@@ -79,7 +79,7 @@ def clevr6() -> TrainConfig:
 
 
 def clevr6_24k() -> TrainConfig:
-    """The full-size model in 24,000 steps, begun with the weights for Multi-dSprites: nine minutes on a GPU."""
+    """The full-size model in 24,000 steps, begun with the weights for Multi-dSprites: ten minutes on a GPU."""
     config = clevr6()
     assert isinstance(config.model, EfficientMORLConfig)
     return replace(
