@@ -20,7 +20,7 @@ from emorl.data.npz import Npz, write_npz
 from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.errors import InputError
-from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_source, summary, to_tensor
+from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_labels, score_source, summary, to_tensor
 from emorl.feed import feed
 from emorl.metrics.ari import ari
 from emorl.models.base import InferOptions
@@ -99,6 +99,18 @@ def test_scoring_changes_neither_the_model_nor_the_global_generator(source: Sour
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_label_maps_of_another_method_are_scored_like_a_models(source: Source, model: Any) -> None:
+    scenes = source.read(np.arange(7))
+    assert scenes.mask is not None
+    ours, found = score(model, scenes, InferOptions(), 3)
+    theirs = score_labels(scenes.mask, 9 - labels(found).numpy())  # its slots have other numbers
+    assert set(theirs) == {"foreground_ari", "ari", "miou", "miou_with_background", "mbo", "covering"}
+    for name, values in theirs.items():
+        np.testing.assert_allclose(values, ours[name], rtol=0, atol=1e-12, err_msg=name)
+    perfect = summary([score_labels(scenes.mask, scenes.mask)])
+    assert all(row["mean"] == pytest.approx(1) and row["num_images"] == 7 for row in perfect.values())
 
 
 # ----------------------------------------------------------------------- perfect and constant models
@@ -345,13 +357,14 @@ def test_files_with_factors_give_the_same_codes_too(write: Any, tmp_path: Path, 
     """CLEVR at its own size, as the authors and object-centric-library keep it, scored at 192x192."""
     about = {"data": "clevr", "data_split": "train", "image_size": [48, 48]}
     ours = feed(about, split="all", score_size=192)
-    scenes = open_source("clevr").read(np.arange(6))
+    count = 20  # of whose objects some have a slot, by masks of weights that know nothing
+    scenes = open_source("clevr").read(np.arange(count))
     theirs = feed(about, str(write(tmp_path / "scenes.h5", scenes, CLEVR)), score_size=192)
     found = []
     for fed in (ours, theirs):
         assert fed.truth is not None
-        source, truth = Subset(fed.source, 0, 6), Subset(fed.truth, 0, 6)
-        codes = describe(model, source, budget=Budget(6, 2, 2, 2))
+        source, truth = Subset(fed.source, 0, count), Subset(fed.truth, 0, count)
+        codes = describe(model, source, budget=Budget(count, 2, 2, 2))
         codes["dci"].pop("importance")  # its rows stand in the order of the factors
         found.append({**evaluate(model, source, truth=truth), "codes": codes})
     for name in [*SCORES, "codes"]:

@@ -70,6 +70,29 @@ def winners(masks: torch.Tensor, size: Size) -> np.ndarray:
     return labels
 
 
+def score_labels(truth: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Every score of a segmentation, per image (B, float64; `DEFINITIONS` says what they are), of whatever method.
+
+    Args:
+        truth: B H W, any integer type, the objects: 0 the background.
+        labels: B H W, any integer type, not negative: the slot that wins each pixel, numbered in any order.
+
+    Returns:
+        NaN where an image has no object and a score needs one; `summary` leaves these out.
+
+    Raises:
+        ValueError: if the shapes differ, a label is negative, or labels are not integers.
+    """
+    return {
+        "foreground_ari": foreground_ari(truth, labels),
+        "ari": ari(truth, labels),
+        "miou": matched_iou(truth, labels),
+        "miou_with_background": matched_iou(truth, labels, include_background=True),
+        "mbo": mean_best_overlap(truth, labels),
+        "covering": segmentation_covering(truth, labels),
+    }
+
+
 def score(
     model: Model, scenes: Batch, options: InferOptions, seed: int, truth: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], Inference]:
@@ -83,15 +106,9 @@ def score(
     mask = scenes.mask if truth is None else truth
     if mask is not None:
         size = (mask.shape[1], mask.shape[2])
-        labels = winners(found.masks, size)
-        scores["foreground_ari"] = foreground_ari(mask, labels)
+        scores |= score_labels(mask, winners(found.masks, size))
         if found.decoder_masks is not None:
             scores["foreground_ari_decoder"] = foreground_ari(mask, winners(found.decoder_masks, size))
-        scores["ari"] = ari(mask, labels)
-        scores["miou"] = matched_iou(mask, labels)
-        scores["miou_with_background"] = matched_iou(mask, labels, include_background=True)
-        scores["mbo"] = mean_best_overlap(mask, labels)
-        scores["covering"] = segmentation_covering(mask, labels)
     if found.steps:
         scores["nll"] = found.steps[-1].nll.double().cpu().numpy()
         scores["kl"] = found.steps[-1].kl.double().cpu().numpy()
