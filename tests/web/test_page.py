@@ -33,7 +33,7 @@ SCENE = """async (which) => {
     const { centroid, masks, mixture, owners, visible } = await import("./scene.js");
     const scene = state().scenes[which];
     const looks = scene.slots.map((slot) => slot.look);
-    const shown = looks.map((_, k) => visible(looks, k));
+    const shown = visible(looks);
     return {
         ids: scene.slots.map((slot) => slot.id),
         codes: scene.slots.map((slot) => Array.from(slot.code)),

@@ -84,7 +84,7 @@ export class Card {
   #drawSlots({ slots, selected }, choose) {
     const looks = slots.map((slot) => slot.look);
     drawPicture(this.canvas, mixture(looks), this.width);
-    const shown = looks.map((_, k) => visible(looks, k));
+    const shown = visible(looks);
     this.labels = owners(shown);
     this.places = shown.map((values) => centroid(values, this.width));
     this.#outline(slots, selected);

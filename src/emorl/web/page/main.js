@@ -284,7 +284,7 @@ function moverOf({ code, look }, others) {
 }
 
 /**
- * Moves the selected object of a scene: `goal` may be called again while it is still on its way.
+ * Moves the selected object of a scene: `goal` may be called again while it is still on its way. Every step is drawn.
  * @param {number} which
  */
 function startMoving(which) {
@@ -295,15 +295,24 @@ function startMoving(which) {
   if (!mover?.place) return null;
   const start = mover.place;
   let held = slot;
-  const goal = newestOnly(async (/** @type {Place} */ place) => {
-    await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) });
+  const nearer = () => {
     const now = state().scenes[which];
-    if (!now || selectedIn(now) !== held || mover.code === held.code) return; // lost by the hand, or not moved
+    if (!now || selectedIn(now) !== held) return; // lost by the hand
     held = { ...held, code: mover.code, look: mover.look };
     show(changed(which, { slots: replaced(now.slots, held) }));
+  };
+  const goal = newestOnly(async (/** @type {Place} */ place, outdated) => {
+    const goOn = async () => {
+      await painted();
+      return !outdated() && selectedIn(state().scenes[which]) === held;
+    };
+    await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) }, { nearer, goOn });
   });
   return { start, goal };
 }
+
+/** Lets the browser draw and take what the hand has done meanwhile: networks keep it from both while they run. */
+const painted = () => new Promise((resolve) => setTimeout(resolve));
 
 /**
  * An object's centre stays in the picture.
@@ -315,7 +324,7 @@ const inside = (value, length) => Math.min(length - 2, Math.max(1, value));
 /**
  * A function that works on the newest of its arguments and skips those that came while it was busy.
  * @template T
- * @param {(value: T) => Promise<void>} work
+ * @param {(value: T, outdated: () => boolean) => Promise<void>} work may ask whether a newer one has come
  * @returns {(value: T) => Promise<void>} is over when the newest is done
  */
 function newestOnly(work) {
@@ -327,7 +336,7 @@ function newestOnly(work) {
     while (waiting.length) {
       const value = waiting[waiting.length - 1];
       waiting = [];
-      await work(value);
+      await work(value, () => waiting.length > 0);
     }
     busy = null;
   };

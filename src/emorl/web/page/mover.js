@@ -6,13 +6,12 @@ import { centroid, visible } from "./scene.js";
 /** @typedef {import("./scene.js").Place} Place */
 /** @typedef {import("./networks.js").Networks} Networks */
 
-/** Distance that is good enough, in pixels. */
-const NEAR = 0.25;
+/** Distance that is good enough, over the picture's width: a quarter of a pixel of 35. */
+const NEAR = 1 / 140;
 /** The longest step, in pixels of the fitted map. */
 const LONGEST = 5;
-/** Tries for one goal. */
-const TRIES = 4;
-
+/** Steps towards one goal. */
+const STEPS = 4;
 /**
  * The code moves in the plane of two directions, fitted at export, that take an object one pixel to the right and down
  * on average. For this object they do not quite: how its centroid follows is measured by finite differences at the
@@ -40,24 +39,46 @@ export class Mover {
   /**
    * Take the object towards a goal: `code`, `look` and `place` are then those of the nearest point found.
    * @param {Place} goal
+   * @param {object} [hooks]
+   * @param {() => void} [hooks.nearer] is called after every step that came nearer
+   * @param {() => Promise<boolean>} [hooks.goOn] is asked before every further step
    */
-  async follow(goal) {
-    for (let attempt = 0; attempt < TRIES && this.place; attempt++) {
-      const gap = { x: goal.x - this.place.x, y: goal.y - this.place.y };
-      const distance = Math.hypot(gap.x, gap.y);
-      if (distance < NEAR) return;
-      this.slope ??= await this.#measure();
-      const step = limited(solve(this.slope, gap));
-      const code = this.#stepped(step);
-      const [look] = await this.networks.decode([code]);
-      const place = this.#place(look);
-      if (!place || Math.hypot(goal.x - place.x, goal.y - place.y) >= distance) {
-        this.slope = null; // what was measured elsewhere does not hold here
-        continue;
+  async follow(goal, { nearer = () => {}, goOn = async () => true } = {}) {
+    let misses = 0;
+    for (let steps = 0; steps < STEPS && misses < 2 && !this.#near(goal); steps++) {
+      if (steps > 0 && !(await goOn())) return;
+      if (await this.#step(goal)) {
+        misses = 0;
+        nearer();
+      } else {
+        misses += 1; // the second was by a slope measured here: it is no nearer to be had
+        this.slope = null;
       }
-      this.slope = updated(this.slope, step, { x: place.x - this.place.x, y: place.y - this.place.y });
-      Object.assign(this, { code, look, place });
     }
+  }
+
+  /**
+   * @param {Place} goal
+   * @returns {Promise<boolean>} whether the step led nearer, and was taken
+   */
+  async #step(goal) {
+    if (!this.place) return false;
+    const gap = { x: goal.x - this.place.x, y: goal.y - this.place.y };
+    this.slope ??= await this.#measure();
+    const step = limited(solve(this.slope, gap));
+    const code = this.#stepped(step);
+    const [look] = await this.networks.decode([code]);
+    const place = this.#place(look);
+    if (!place || Math.hypot(goal.x - place.x, goal.y - place.y) >= Math.hypot(gap.x, gap.y)) return false;
+    this.slope = updated(this.slope, step, { x: place.x - this.place.x, y: place.y - this.place.y });
+    Object.assign(this, { code, look, place });
+    return true;
+  }
+
+  /** @param {Place} goal */
+  #near(goal) {
+    const near = NEAR * this.networks.width;
+    return this.place !== null && Math.hypot(goal.x - this.place.x, goal.y - this.place.y) < near;
   }
 
   /** Finite differences of one pixel each way. */
@@ -77,7 +98,8 @@ export class Mover {
 
   /** @param {Appearance} look */
   #place(look) {
-    return centroid(visible([look, ...this.others], 0), this.networks.width);
+    const [shown] = visible([look, ...this.others], [0]);
+    return centroid(shown, this.networks.width);
   }
 }
 

@@ -34,12 +34,7 @@ export function mixture(looks) {
   const weights = new Float64Array(looks.length);
   for (let p = 0; p < numPixels; p++) {
     softmax(looks, p, -1, weights);
-    for (let c = 0; c < 3; c++) {
-      const at = c * numPixels + p;
-      let sum = 0;
-      for (let k = 0; k < looks.length; k++) sum += weights[k] * looks[k].colours[at];
-      picture[at] = sum;
-    }
+    for (let c = 0; c < 3; c++) picture[c * numPixels + p] = mixed(looks, weights, c * numPixels + p);
   }
   return picture;
 }
@@ -60,28 +55,37 @@ export function masks(looks) {
 }
 
 /**
- * How much a slot changes the picture by being there: its mask times the largest difference, over the colours, to what
+ * How much slots change the picture by being there: the mask times the largest difference, over the colours, to what
  * the other slots would show.
+ *
+ * What the others show is the mixture without the slot's share of it; where that share is nearly all, next to nothing
+ * would be left to divide by, so the mixture of the others is made anew.
  * @param {Appearance[]} looks
- * @param {number} k which of them
- * @returns {Float32Array} H W in [0, 1]
+ * @param {number[]} [wanted] which of them; all without it
+ * @returns {Float32Array[]} H W in [0, 1] for each
  */
-export function visible(looks, k) {
+export function visible(looks, wanted = looks.map((_, k) => k)) {
   const numPixels = looks[0].logits.length;
-  const shown = new Float32Array(numPixels);
+  const shown = wanted.map(() => new Float32Array(numPixels));
   const all = new Float64Array(looks.length);
   const others = new Float64Array(looks.length);
+  const whole = new Float64Array(3);
   for (let p = 0; p < numPixels; p++) {
     softmax(looks, p, -1, all);
-    softmax(looks, p, k, others);
-    let most = 0;
-    for (let c = 0; c < 3; c++) {
-      const at = c * numPixels + p;
-      let rest = 0;
-      for (let j = 0; j < looks.length; j++) if (j !== k) rest += others[j] * looks[j].colours[at];
-      most = Math.max(most, Math.abs(looks[k].colours[at] - rest));
+    for (let c = 0; c < 3; c++) whole[c] = mixed(looks, all, c * numPixels + p);
+    for (let i = 0; i < wanted.length; i++) {
+      const k = wanted[i];
+      const anew = all[k] > 0.5;
+      if (anew) softmax(looks, p, k, others);
+      let most = 0;
+      for (let c = 0; c < 3; c++) {
+        const at = c * numPixels + p;
+        const own = looks[k].colours[at];
+        const rest = anew ? mixed(looks, others, at) : (whole[c] - all[k] * own) / (1 - all[k]);
+        most = Math.max(most, Math.abs(own - rest));
+      }
+      shown[i][p] = all[k] * most;
     }
-    shown[p] = all[k] * most;
   }
   return shown;
 }
@@ -163,4 +167,16 @@ function softmax(looks, p, without, weights) {
     total += weights[k];
   }
   if (total > 0) for (let k = 0; k < looks.length; k++) weights[k] /= total;
+}
+
+/**
+ * The mean of one colour of one pixel over slots.
+ * @param {Appearance[]} looks
+ * @param {Float64Array} weights
+ * @param {number} at position in the planes of colours
+ */
+function mixed(looks, weights, at) {
+  let sum = 0;
+  for (let k = 0; k < looks.length; k++) sum += weights[k] * looks[k].colours[at];
+  return sum;
 }
