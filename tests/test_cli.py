@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from emorl.benchmark.timing import Rates
 from emorl.cli import COMMANDS, command, main
 from emorl.config import to_json
 from emorl.data.sources import DATASETS, make, open_source
+from emorl.errors import InputError
 from emorl.models.efficientmorl import EfficientMORL, as_released
 from emorl.presets import PRESETS, preset
 from emorl.released import to_released_names
@@ -404,6 +406,47 @@ def test_a_run_folder_can_be_evaluated_and_decomposed(tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--num-images", "2", "--json", str(tmp_path / "results.json")]) == 0
     assert read_json(tmp_path / "results.json")["data"]["name"] == "tetrominoes"
     assert main(["decompose", str(run), "tetrominoes", "--num-images", "1", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_scores_are_told_where_they_cannot_be_kept_and_where_codes_fail(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, results = tmp_path / "run", tmp_path / "results.json"
+    config = replace(tiny.RUN, steps=1, validate_every=0)
+    assert main(["train", *tiny.words(config), "--run", str(run)]) == 0
+
+    def refuse(*anything: object, **more: object) -> None:
+        raise InputError("no")
+
+    monkeypatch.setattr("emorl.cli.evaluate.keep_results", refuse)
+    assert main(["evaluate", str(run), "--json", str(results)]) == 0
+    said = capsys.readouterr()
+    assert "foreground_ari" in said.out and said.err.endswith("not kept: no\n")
+    results.unlink()
+    monkeypatch.setattr("emorl.cli.evaluate.describe", refuse)
+    assert main(["evaluate", str(run), "--num-images", "2", "--codes", "--json", str(results)]) == 2
+    assert "foreground_ari" in capsys.readouterr().out and read_json(results).keys() >= SCORES
+
+
+def test_the_demo_of_weights_for_data_without_masks(files: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.savez(tmp_path / "own.npz", image=open_source("tetrominoes").read(np.arange(3)).image)
+    shutil.copytree(files / "weights", tmp_path / "weights")
+    content = read_json(tmp_path / "weights" / "config.json")
+    content["about"] |= {"data": str(tmp_path / "own.npz"), "protocol": "genesis"}
+    (tmp_path / "weights" / "config.json").write_text(json.dumps(content))
+    words = ["demo", "--weights", str(tmp_path / "weights"), "--num-images", "2", "--out", str(tmp_path / "demo.png")]
+    assert main(words) == 0
+    assert "mse" in capsys.readouterr().out
+
+
+def test_a_picture_whose_name_is_no_utf8(files: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        shutil.copyfile(files / "good.png", tmp_path / name)
+    except OSError:
+        pytest.skip("file names must be UTF-8 here")
+    out = tmp_path / "out"
+    assert main(["decompose", str(files / "weights"), str(tmp_path / name), "--out", str(out)]) == 0
 
 
 def test_scenes_of_the_prior_are_drawn(files: Path, tmp_path: Path, capsys: Capture) -> None:

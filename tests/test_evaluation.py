@@ -24,7 +24,7 @@ from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_labels, 
 from emorl.feed import feed
 from emorl.metrics.ari import ari
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, describe
+from emorl.representation import Budget, collect, describe, num_steps
 from emorl.types import Batch, Inference
 from tests import tiny
 from tests.data.test_hdf5 import CLEVR, TETROMINOES, as_authors, as_library
@@ -393,6 +393,38 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif value is not None:
         for name in value.__dataclass_fields__:
             yield from _tensors(getattr(value, name))
+
+
+def test_inference_mode_of_the_caller_changes_nothing() -> None:
+    expected = emorl.evaluate("nano", num_images=2)
+    with torch.inference_mode():
+        assert emorl.evaluate("nano", num_images=2) == expected
+
+
+def test_repeats_share_no_draw(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+    """Draws have consecutive seeds: stability compares inferences none of whose draws are the same."""
+    seeds: list[int] = []
+
+    def spy(model: Any, source: Any, count: int, options: InferOptions, seed: int, *rest: Any) -> Any:
+        seeds.extend(range(seed, seed + options.draws))
+        return collect(model, source, count, options, seed, *rest)
+
+    monkeypatch.setattr("emorl.representation.collect", spy)
+    source = Subset(open_source("tetrominoes", split="test"), 0, 2)
+    describe(model, source, options=InferOptions(draws=2), budget=Budget(2, 2, 2, 3))
+    assert seeds == list(range(6))
+
+
+def test_what_cannot_be_given_is_refused_in_a_line(model: Any) -> None:
+    with pytest.raises(InputError, match="there are no images"):
+        model.infer(torch.zeros(0, 3, 8, 8), noise=0)
+    with pytest.raises(InputError, match="unknown precision 'bf16'"):
+        emorl.load("nano", precision="bf16")  # type: ignore[arg-type]
+
+
+def test_codes_are_counted_on_the_models_own_device() -> None:
+    source = open_source("tetrominoes", split="test")
+    assert num_steps(emorl.load("nano").to("meta"), source) == num_steps(emorl.load("nano"), source)  # type: ignore[attr-defined]
 
 
 def test_draws_that_cannot_be_are_refused(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_no_overwriting_unless_asked(tmp_path: Path) -> None:
     with write_whole(tmp_path / "a", overwrite=True) as file:
         file.write(b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_what_is_no_regular_file_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+    with write_whole(tmp_path / "link", overwrite=True) as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_bytes() == b"new"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        with write_whole(tmp_path / "pipe", overwrite=True) as file:
+            file.write(b"told")
+        assert (tmp_path / "pipe").is_fifo() and os.read(reader, 9) == b"told"
+        os.close(reader)
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

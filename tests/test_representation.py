@@ -85,6 +85,19 @@ def test_objects_are_compared_as_the_released_code_does() -> None:
     assert found["dci"]["informativeness"]["r2"]["x"] > 0.9  # from the first half alone the second is not foreseen
 
 
+def test_a_factor_is_a_class_by_its_values_not_by_its_name_alone() -> None:
+    rng = np.random.default_rng(0)
+    true = np.zeros((40, 8, 8), int)
+    true[:, :4], true[:, 4:] = 1, 2
+    codes = rng.normal(size=(40, 2, 3))
+    factors = {"size": codes[:, :, 0], "shape": np.rint(codes[:, :, 1])}
+    factors = {name: np.pad(values, ((0, 0), (1, 0))) for name, values in factors.items()}  # 0 is the background
+    seen = Collected(codes, codes, np.zeros_like(true), true - 1, true, np.ones((40, 3)), factors)
+    told = of_objects(seen)["dci"]["informativeness"]
+    assert told["r2"].keys() == {"size"} and told["accuracy"].keys() == {"shape"}
+    assert told["r2"]["size"] > 0.8
+
+
 def test_nothing_is_active_where_nothing_changes_the_picture() -> None:
     assert are_active(np.zeros(3)).tolist() == [False] * 3
     assert are_active(np.array([1.0, 0.01, 0.009])).tolist() == [True, True, False]

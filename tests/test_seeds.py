@@ -223,7 +223,7 @@ def test_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_left_to_the_run_is_what_it_chose(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", to_json(CONFIG))
     check_same_config((tmp_path, CONFIG))
-    check_same_config((tmp_path, replace(CONFIG, data="auto")))
+    check_same_config((tmp_path, replace(CONFIG, precision="auto")))
     with pytest.raises(InputError, match="another data;"):
         check_same_config((tmp_path, replace(CONFIG, data="clevr6")))
 

@@ -33,6 +33,7 @@ from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.geco import ZETA_MIN
 from emorl.runs import load_weights, make_weights, newest_checkpoint, read_json
+from emorl.seeds import check_same_config
 from emorl.train import ImageOrder, Outcome, RunLog, learning_rate, load_data, restore, train
 from tests import tiny
 
@@ -489,6 +490,31 @@ def test_a_second_interruption_stops_at_once(
 
 
 # ----------------------------------------------------------------------- resumed
+
+
+def test_fewer_steps_than_were_taken_are_refused(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished("plain"), folder)
+    before = (folder / "config.json").read_bytes()
+    assert main(["train", "--resume", str(folder), "--steps", "13"]) == 2
+    assert "has taken 14 steps already" in capsys.readouterr().err
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_data_are_found_wherever_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "own.npz"
+    write_npz(data, [open_source("tetrominoes").read(np.arange(8))])
+    config = replace(tiny.RUN, data="own.npz", data_split="all", num_images=8, steps=2, validate_every=0)
+    monkeypatch.chdir(tmp_path)
+    train(Path("run"), config, max_minutes=0)
+    assert read_json(tmp_path / "run" / "config.json")["data"] == str(data)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert train(tmp_path / "run", None).reason == "finished"
+    monkeypatch.chdir(tmp_path)
+    check_same_config((Path("run"), config))
 
 
 def test_a_finished_run_says_so_and_stays(finished: Finished, tmp_path: Path) -> None:

@@ -489,7 +489,7 @@ def _wrapped(title: str, size: float, width: float) -> list[str]:
     """Words in bold letters of this size, broken into lines of at most this width where there is room for a word."""
     lines: list[str] = []
     bold = FontProperties(family=_FONT, weight="bold")
-    for word in title.split():
+    for word in title.encode(errors="surrogateescape").decode(errors="replace").split():  # names may be no UTF-8
         longer = f"{lines[-1]} {word}" if lines else word
         measured = TextPath(
             (0, 0), longer.replace("$", "S"), size=size, prop=bold

@@ -17,6 +17,9 @@ from emorl.nn.convs import Conv2d, ConvStack, ConvTranspose2d
 Precision = Literal["float32", "bfloat16"]
 """Of the convolutions."""
 
+COMPUTED_IN: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""What a convolution turns its input into; None for what it is."""
+
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
 """Decoders keep the output of a layer below this by decoding a few images at a time: on a CPU it then stays in the
 cache, and is not given back to the system and cleared by it time and again."""
@@ -55,9 +58,11 @@ def choose(wanted: Literal["auto"] | Precision, device: torch.device) -> Precisi
 
 def place(model: nn.Module, device: torch.device, precision: Precision) -> None:
     """Move a model to a device, ready to compute there as fast as the precision allows."""
+    if precision not in COMPUTED_IN:
+        raise InputError(f"unknown precision {precision!r}: there are {', '.join(COMPUTED_IN)}")
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
         if isinstance(module, ConvStack | Conv2d | ConvTranspose2d):
-            module.compute_dtype = {"float32": None, "bfloat16": torch.bfloat16}[precision]
+            module.compute_dtype = COMPUTED_IN[precision]
         if isinstance(module, ConvStack):
             module.chunk_bytes = CHUNK_BYTES.get(device.type)

@@ -162,7 +162,8 @@ def describe(
     again = min(count, budget.stability_images)
     labelings = [seen.labels[:again]]
     for repeat in range(1, budget.repeats):
-        labelings.append(collect(model, source, again, options, seed + repeat, batch_size, lambda images: None).labels)
+        other = seed + repeat * options.draws  # whose draws are of other seeds
+        labelings.append(collect(model, source, again, options, other, batch_size, lambda images: None).labels)
     truth = None if seen.true_labels is None else seen.true_labels[:again]
     values = stability(np.stack(labelings), truth)
     shown = values[np.isfinite(values)]  # images without objects have none
@@ -194,7 +195,9 @@ def are_active(changes: np.ndarray) -> np.ndarray:
 
 def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
     """How far `describe` counts: images, and numbers of the code."""
-    width = model.encode(torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8), noise=0).shape[-1]
+    assert isinstance(model, nn.Module)
+    image = torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8, device=next(model.parameters()).device)
+    width = model.encode(image, noise=0).shape[-1]
     return min(len(source), budget.images) + width
 
 
@@ -215,7 +218,7 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
         min_iou=MIN_IOU,
     ).shuffled(seed=0)
     factors = {
-        name: values.astype(np.int64) if name in DISCRETE or np.issubdtype(values.dtype, np.integer) else values
+        name: values.astype(np.int64) if _is_whole(name, values) else values
         for name, values in matched.factors(seen.factors).items()
         if not name.startswith(REPEATED)
     }
@@ -246,6 +249,13 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
         "linear_probe": _scores(linear_probe(matched.codes, factors)),
         "mlp_probe": _scores(mlp_probe(matched.codes, factors)),
     }
+
+
+def _is_whole(name: str, values: np.ndarray) -> bool:
+    """Whether a factor is a class: an integer, or one of a class's name that is kept as a whole number of floats."""
+    if np.issubdtype(values.dtype, np.integer):
+        return True
+    return name in DISCRETE and bool((np.isfinite(values) & (values == np.rint(values))).all())
 
 
 def _scores(scores: FactorScores) -> dict[str, dict[str, float]]:

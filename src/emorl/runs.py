@@ -115,14 +115,15 @@ def load_weights(
     if not isinstance(about, dict) or not _is_sound(about):
         raise InputError(f"{folder / 'config.json'}: not the config of a weights folder")
     config: ModelConfig = model_from_json(content.get("model"), str(folder / "config.json"))
-    try:
-        model = build_model(config)
-    except RuntimeError as error:
-        raise InputError(f"{folder}: no model of this config can be built ({first_line(error)})") from None
-    assert isinstance(model, nn.Module)
-    load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
-    place(model, torch.device(device), precision)
-    return model.eval().requires_grad_(False), about
+    with torch.inference_mode(False):  # refinement differentiates, and cannot through tensors made in that mode
+        try:
+            model = build_model(config)
+        except RuntimeError as error:
+            raise InputError(f"{folder}: no model of this config can be built ({first_line(error)})") from None
+        assert isinstance(model, nn.Module)
+        load_tensors(model, read_tensors(folder / "weights.safetensors"), str(folder))
+        place(model, torch.device(device), precision)
+        return model.eval().requires_grad_(False), about
 
 
 def _is_sound(about: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
+from emorl.data.sources import anywhere
 from emorl.distributed import world_size
 from emorl.errors import InputError
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
@@ -225,8 +226,9 @@ def check_same_config(run: Run) -> None:
     """Raises InputError where the folder holds a run of another config."""
     path = run[0] / "config.json"
     if path.exists():
-        there = from_json(read_json(path), str(path))
-        if names := list(_differences(to_json(run[1]), to_json(there))):
+        both = (run[1], from_json(read_json(path), str(path)))
+        wanted, there = (to_json(replace(config, data=anywhere(config.data))) for config in both)
+        if names := list(_differences(wanted, there)):
             raise InputError(
                 f"{run[0]}: holds a run with another {', '.join(names)}; move it away or name another folder"
             )

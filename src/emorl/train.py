@@ -29,7 +29,7 @@ from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
 from emorl.data.images import Images
 from emorl.data.protocols import Split
-from emorl.data.sources import DATASETS, open_source
+from emorl.data.sources import anywhere, open_source
 from emorl.distributed import Group, process_group
 from emorl.engine import Engine, StepValues
 from emorl.errors import InputError
@@ -49,6 +49,7 @@ from emorl.runs import (
     load_checkpoint,
     load_tensors,
     load_weights,
+    newest_checkpoint,
     open_run,
     save_checkpoint,
     without_nan,
@@ -162,8 +163,13 @@ def _open_together(folder: Path, config: TrainConfig | None, steps: int | None, 
         return
     with ExitStack() as stack:
         try:
+            if config is not None:
+                config = replace(config, data=anywhere(config.data))  # wherever it is resumed from
             config = stack.enter_context(open_run(folder, config))
             if steps is not None:
+                newest = newest_checkpoint(folder)
+                if newest is not None and steps < int(newest.name):
+                    raise InputError(f"{folder}: has taken {int(newest.name)} steps already, more than {steps}")
                 config = replace(config, steps=steps)
                 write_json(folder / "config.json", to_json(config))
         except InputError as error:
@@ -205,7 +211,7 @@ class Run:
             cuda_graph=cuda_graph,
         )
         self.about = {
-            "data": config.data if config.data in DATASETS else str(Path(config.data).resolve()),
+            "data": anywhere(config.data),
             "data_split": config.data_split,
             "image_size": list(self.images.tensor.shape[2:]),
             "fit": config.fit,

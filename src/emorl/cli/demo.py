@@ -50,7 +50,8 @@ def demo(words: Sequence[str]) -> int:
         row = evaluate_feed(model, replace(fed, source=part), seed=options.seed, progress=advance)
     scenes = part.read(np.arange(min(6, len(part))))
     scores, inference = score(model, scenes, InferOptions(), options.seed)
-    labels = [f"ARI {value:.2f}" for value in scores["foreground_ari"]]
+    found = scores.get("foreground_ari")
+    labels = None if found is None else [f"ARI {value:.2f}" for value in found]
     title = f"{about['data']}: scenes never trained on, {options.weights} weights"
     print_rows([row], ["foreground_ari", "mse"])
     save_json(options.json, {"weights": options.weights, **row})

@@ -118,20 +118,24 @@ def evaluate(words: Sequence[str]) -> int:
                 progress=advance,
             )
             rows.append({"weights": options.weights, **row})
-    if options.codes:
+    print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
+    content = rows[0] if len(rows) == 1 else {"rows": rows}
+    save_json(options.json, content)
+    if options.codes:  # which takes much longer, and may fail
         chosen = InferOptions(*sweep[0], sample=not options.posterior_mean, draws=options.draws)
         with bar("describing the codes", num_describing_steps(model, source)) as advance:
             rows[0]["codes"] = describe(
                 model, source, options=chosen, seed=options.seed, batch_size=options.batch_size, progress=advance
             )
-    print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
-    if options.codes:
         _print_codes(rows[0]["codes"])
-    save_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
+        save_json(options.json, content)
     run, usual = Path(options.weights), replace(Evaluate(options.weights), **_harmless(options))
     if is_run(run) and weights == newest_checkpoint(run) and options == usual:
-        keep_results(run, weights, rows[0])
-        print(f"kept: {run / 'results.json'}")
+        try:
+            keep_results(run, weights, rows[0])
+            print(f"kept: {run / 'results.json'}")
+        except InputError as error:  # of a run that others have made, for example; the scores are told
+            print(f"not kept: {error}", file=sys.stderr)
     return 0
 
 

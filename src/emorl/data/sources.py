@@ -55,6 +55,12 @@ DATASETS: dict[str, Callable[[int, int, Device], Source]] = {
 }
 """Generator name -> its scenes 0 to num - 1 for (seed, num, device). Those that are rendered use the device."""
 
+
+def anywhere(name: str) -> str:
+    """The name of a data source that means the same in every folder: a generator's as it is, a path made absolute."""
+    return name if name in DATASETS else str(Path(name).resolve())
+
+
 GROUPS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test", "all": "train"}
 """Split -> its name in the files of the EfficientMORL authors. What is no split is for training."""
 

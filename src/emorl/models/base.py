@@ -119,6 +119,8 @@ def images_to_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Images at the border -> B 3 H W in [0, 1]; raises InputError for another shape or type."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise InputError(f"images must be B 3 H W, got {tuple(images.shape)}")
+    if not images.numel():
+        raise InputError(f"there are no images: got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
     if not images.is_floating_point():
