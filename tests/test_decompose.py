@@ -17,7 +17,7 @@ from emorl.data.base import Subset
 from emorl.data.pictures import Pictures
 from emorl.data.sources import open_source
 from emorl.data.views import View
-from emorl.decompose import decompose
+from emorl.decompose import PER_SHEET, decompose
 from emorl.evaluation import infer
 from emorl.models.base import InferOptions
 from emorl.runs import make_weights
@@ -57,6 +57,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     make_weights(folder, tiny.build(), {"data": "tetrominoes", "image_size": [35, 35]})
     return folder
+
+
+def test_codes_of_what_was_found_before_an_unreadable_picture_are_kept(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(PER_SHEET):
+        Image.new("RGB", (35, 35), "red").save(tmp_path / "pictures" / f"{number:02d}.png")
+    (tmp_path / "pictures" / "99.png").touch()
+    assert main(["decompose", str(weights), str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]) == 2
+    with np.load(tmp_path / "out" / "pictures_slots.npz") as kept:
+        assert kept["index"].tolist() == list(range(PER_SHEET)) and kept["slots"].shape == (PER_SHEET, K, D)
 
 
 def check_files(folder: Path, name: str, size: tuple[int, int], slots: int = K) -> None:
@@ -173,7 +183,7 @@ WATCHED = """
 import os, sys
 from pathlib import Path
 from emorl.data.sources import DATASETS
-from emorl.decompose import decompose
+from emorl.decompose import PER_SHEET, decompose
 from emorl.models.base import InferOptions
 from tests import tiny
 

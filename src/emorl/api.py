@@ -11,7 +11,7 @@ import torch
 from emorl.data.base import Subset
 from emorl.feed import feed
 from emorl.models.base import InferOptions, Model
-from emorl.precision import Precision
+from emorl.precision import Precision, pick_device
 from emorl.representation import describe
 from emorl.results import evaluate_feed
 from emorl.runs import find_weights, load_weights
@@ -22,13 +22,13 @@ def load(weights: str | Path = "nano", device: torch.device | str = "cpu", preci
 
     Args:
         weights: a shipped name (`emorl.runs.shipped_names()`), a run folder or a weights folder.
-        device: where it runs.
+        device: where it runs; "auto" is a GPU where there is one.
         precision: of its convolutions.
 
     Raises:
-        InputError: there are no such weights, or they are damaged.
+        InputError: there are no such weights or no such device, or the weights are damaged.
     """
-    return load_weights(find_weights(str(weights)), device, precision)[0]
+    return load_weights(find_weights(str(weights)), pick_device(str(device)), precision)[0]
 
 
 def evaluate(
@@ -55,12 +55,12 @@ def evaluate(
         draws: inferences of each image, of which the one with the least NLL + KL is kept.
         codes: also say what the codes are worth, under "codes" (`emorl.representation.describe`).
         seed: of the noise.
-        device: where the model runs.
+        device: where the model runs, as `load`.
 
     Raises:
         InputError: weights, data or options cannot be used.
     """
-    model, about = load_weights(find_weights(str(weights)), device)
+    model, about = load_weights(find_weights(str(weights)), pick_device(str(device)))
     fed = feed(about, None if data is None else str(data))
     if num_images is not None:
         fed = replace(fed, source=Subset(fed.source, 0, min(num_images, len(fed.source))))
