@@ -428,6 +428,11 @@ def test_scores_are_told_where_they_cannot_be_kept_and_where_codes_fail(
     assert "foreground_ari" in capsys.readouterr().out and read_json(results).keys() >= SCORES
 
 
+def test_a_mistyped_data_set_is_guessed(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["train", "nano", "--data", "tetrominos", "--run", str(tmp_path / "run")]) == 2
+    assert "did you mean tetrominoes?" in capsys.readouterr().err
+
+
 def test_the_demo_of_weights_for_data_without_masks(files: Path, tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "own.npz", image=open_source("tetrominoes").read(np.arange(3)).image)
     shutil.copytree(files / "weights", tmp_path / "weights")

@@ -183,7 +183,7 @@ WATCHED = """
 import os, sys
 from pathlib import Path
 from emorl.data.sources import DATASETS
-from emorl.decompose import PER_SHEET, decompose
+from emorl.decompose import decompose
 from emorl.models.base import InferOptions
 from tests import tiny
 

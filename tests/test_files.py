@@ -49,6 +49,13 @@ def test_what_is_no_regular_file_stays_what_it_is(tmp_path: Path) -> None:
             file.write(b"told")
         assert (tmp_path / "pipe").is_fifo() and os.read(reader, 9) == b"told"
         os.close(reader)
+    if Path("/dev/fd").is_dir():  # where links lead to what has no name
+        reader, writer = os.pipe()
+        with write_whole(Path(f"/dev/fd/{writer}"), overwrite=True) as file:
+            file.write(b"told")
+        assert os.read(reader, 9) == b"told"
+        os.close(reader)
+        os.close(writer)
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -60,8 +61,11 @@ def decompose(
                     part = {"slots": found.slots.cpu().numpy()}
                 codes.append(part | {"index": scenes.index})
                 progress(len(scenes))
-        finally:  # of an image that cannot be read too: what was found is kept
-            _write_codes(codes, folder / f"{stem}_slots.npz")
+        except BaseException:  # of an image that cannot be read, for example: what was found is kept
+            with suppress(InputError):
+                _write_codes(codes, folder / f"{stem}_slots.npz")
+            raise
+        _write_codes(codes, folder / f"{stem}_slots.npz")
     return sheets
 
 

@@ -75,7 +75,7 @@ def score_labels(truth: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]
 
     Args:
         truth: B H W, any integer type, the objects: 0 the background.
-        labels: B H W, any integer type, not negative: the slot that wins each pixel, numbered in any order.
+        labels: B H W, any integer type, not negative and small: the slot that wins each pixel, in any order.
 
     Returns:
         NaN where an image has no object and a score needs one; `summary` leaves these out.

@@ -24,14 +24,16 @@ def write_whole(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     Raises:
         InputError: the file exists and overwrite is off, or the system refuses to write.
     """
-    with suppress(OSError):  # of a name that cannot be, which is told below
-        path = path.resolve() if path.is_symlink() else path  # what a link points to is written, and the link stays
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
         if overwrite and path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device stays one
             with path.open("wb") as stream:
                 yield stream
             return
+        path = (
+            Path(os.path.realpath(path)) if path.is_symlink() else path
+        )  # what a link points to is written, and the link stays
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.is_dir() or (path.exists() and not overwrite):
             raise InputError(f"{path} exists already: give another name or ask for it to be overwritten")
         if not path.parent.is_dir():
@@ -45,8 +47,9 @@ def write_whole(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -165,6 +165,36 @@ def free_way(scene: dict[str, Any], distance: int) -> tuple[int, int, int] | Non
     return None
 
 
+FOLLOWED = """async ([moves, patient]) => {
+    const { Mover } = await import("./mover.js");
+    const width = 20;
+    const look = ([x, y]) => {
+        const near = (_, p) => 6 - (p % width - x) ** 2 - (Math.floor(p / width) - y) ** 2;
+        return { logits: new Float32Array(400).map(near), colours: new Float32Array(1200).fill(1) };
+    };
+    const background = { logits: new Float32Array(400), colours: new Float32Array(1200) };
+    let decodes = 0;
+    const networks = { width, decode: async (codes) => {
+        decodes += codes.length;
+        return codes.map((code) => look(moves ? code : [8, 8]));
+    } };
+    const mover = new Mover(networks, [[1, 0], [0, 1]], [background], new Float32Array([8, 8]), look([8, 8]));
+    let drawn = 0;
+    const hooks = { nearer: () => { drawn += 1; }, goOn: async () => patient };
+    await mover.follow({ x: 14, y: 5 }, hooks);
+    return { drawn, decodes, place: [mover.place.x, mover.place.y], code: Array.from(mover.code) };
+}"""
+
+
+def test_every_step_of_a_drag_can_be_drawn_and_ends_it(web: Explorer) -> None:
+    arrived = web.page.evaluate(FOLLOWED, [True, True])
+    assert np.hypot(*np.subtract(arrived["place"], (14, 5))) < 0.2
+    assert 2 <= arrived["drawn"] <= 4 and arrived["decodes"] == 2 + arrived["drawn"]  # a step is at most five pixels
+    assert web.page.evaluate(FOLLOWED, [True, False])["drawn"] == 1  # the hand is elsewhere by then
+    stuck = web.page.evaluate(FOLLOWED, [False, True])
+    assert stuck == {"drawn": 0, "decodes": 3, "place": stuck["place"], "code": [8, 8]}  # measured, tried, given up
+
+
 def test_drag_undo_redo_reset(web: Explorer) -> None:
     way = None
     for position in range(8):

@@ -14,14 +14,14 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from emorl.cli.shared import check_json, parse, print_rows, save_json
-from emorl.data.base import Subset
+from emorl.data.base import Source, Subset
 from emorl.data.progress import bar
 from emorl.data.protocols import ProtocolName, Split
 from emorl.data.sources import Fit
 from emorl.errors import InputError
 from emorl.evaluation import BATCH_SIZE
 from emorl.feed import feed
-from emorl.models.base import InferOptions
+from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision, pick_device
 from emorl.representation import are_active, describe
 from emorl.representation import num_steps as num_describing_steps
@@ -119,16 +119,11 @@ def evaluate(words: Sequence[str]) -> int:
             )
             rows.append({"weights": options.weights, **row})
     print_rows(rows, ["foreground_ari", "ari", "miou", "mse", "nll", "kl", "kl_stage1"])
-    content = rows[0] if len(rows) == 1 else {"rows": rows}
-    save_json(options.json, content)
-    if options.codes:  # which takes much longer, and may fail
-        chosen = InferOptions(*sweep[0], sample=not options.posterior_mean, draws=options.draws)
-        with bar("describing the codes", num_describing_steps(model, source)) as advance:
-            rows[0]["codes"] = describe(
-                model, source, options=chosen, seed=options.seed, batch_size=options.batch_size, progress=advance
-            )
-        _print_codes(rows[0]["codes"])
-        save_json(options.json, content)
+    try:
+        if options.codes:  # which takes much longer, and may fail
+            rows[0]["codes"] = _described(model, source, options, sweep[0])
+    finally:
+        save_json(options.json, rows[0] if len(rows) == 1 else {"rows": rows})
     run, usual = Path(options.weights), replace(Evaluate(options.weights), **_harmless(options))
     if is_run(run) and weights == newest_checkpoint(run) and options == usual:
         try:
@@ -137,6 +132,19 @@ def evaluate(words: Sequence[str]) -> int:
         except InputError as error:  # of a run that others have made, for example; the scores are told
             print(f"not kept: {error}", file=sys.stderr)
     return 0
+
+
+def _described(
+    model: Model, source: Source, options: Evaluate, counts: tuple[int | None, int | None]
+) -> dict[str, Any]:
+    """What the codes are worth, printed too."""
+    chosen = InferOptions(*counts, sample=not options.posterior_mean, draws=options.draws)
+    with bar("describing the codes", num_describing_steps(model, source)) as advance:
+        codes = describe(
+            model, source, options=chosen, seed=options.seed, batch_size=options.batch_size, progress=advance
+        )
+    _print_codes(codes)
+    return codes
 
 
 def _harmless(options: Evaluate) -> dict[str, Any]:

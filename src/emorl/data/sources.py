@@ -57,8 +57,8 @@ DATASETS: dict[str, Callable[[int, int, Device], Source]] = {
 
 
 def anywhere(name: str) -> str:
-    """The name of a data source that means the same in every folder: a generator's as it is, a path made absolute."""
-    return name if name in DATASETS else str(Path(name).resolve())
+    """The name of a data source that means the same in every folder: a path is made absolute where there is one."""
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
 
 
 GROUPS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test", "all": "train"}

@@ -44,15 +44,14 @@ export class Mover {
    * @param {() => Promise<boolean>} [hooks.goOn] is asked before every further step
    */
   async follow(goal, { nearer = () => {}, goOn = async () => true } = {}) {
-    let misses = 0;
-    for (let steps = 0; steps < STEPS && misses < 2 && !this.#near(goal); steps++) {
+    for (let steps = 0; steps < STEPS && !this.#near(goal); steps++) {
       if (steps > 0 && !(await goOn())) return;
+      const measured = this.slope === null;
       if (await this.#step(goal)) {
-        misses = 0;
         nearer();
       } else {
-        misses += 1; // the second was by a slope measured here: it is no nearer to be had
-        this.slope = null;
+        this.slope = null; // what was measured elsewhere does not hold here
+        if (measured) return; // it was measured here: no nearer is to be had
       }
     }
   }
