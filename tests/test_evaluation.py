@@ -353,11 +353,11 @@ def test_files_of_other_people_give_the_same_numbers(write: Any, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [as_authors, as_library])
-def test_files_with_factors_give_the_same_codes_too(write: Any, tmp_path: Path, model: Any) -> None:
+def test_files_with_factors_give_the_same_codes_too(write: Any, tmp_path: Path) -> None:
     """CLEVR at its own size, as the authors and object-centric-library keep it, scored at 192x192."""
     about = {"data": "clevr", "data_split": "train", "image_size": [144, 144]}  # much smaller ones would not be shrunk
     ours = feed(about, split="all", score_size=192)
-    count = 20  # of whose objects some have a slot, by masks of weights that know nothing
+    count, model = 8, emorl.load("clevr6-nano")  # by whose masks objects have a slot
     scenes = open_source("clevr").read(np.arange(count))
     theirs = feed(about, str(write(tmp_path / "scenes.h5", scenes, CLEVR)), score_size=192)
     found = []
