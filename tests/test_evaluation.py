@@ -418,13 +418,16 @@ def test_repeats_share_no_draw(monkeypatch: pytest.MonkeyPatch, model: Any) -> N
 def test_what_cannot_be_given_is_refused_in_a_line(model: Any) -> None:
     with pytest.raises(InputError, match="there are no images"):
         model.infer(torch.zeros(0, 3, 8, 8), noise=0)
+    unknown: Any = "bf16"
     with pytest.raises(InputError, match="unknown precision 'bf16'"):
-        emorl.load("nano", precision="bf16")  # type: ignore[arg-type]
+        emorl.load("nano", precision=unknown)
 
 
 def test_codes_are_counted_on_the_models_own_device() -> None:
     source = open_source("tetrominoes", split="test")
-    assert num_steps(emorl.load("nano").to("meta"), source) == num_steps(emorl.load("nano"), source)  # type: ignore[attr-defined]
+    nano: Any = emorl.load("nano")
+    expected = num_steps(nano, source)
+    assert num_steps(nano.to("meta"), source) == expected
 
 
 def test_draws_that_cannot_be_are_refused(model: Any) -> None:

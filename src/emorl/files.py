@@ -30,9 +30,8 @@ def write_whole(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             with path.open("wb") as stream:
                 yield stream
             return
-        path = (
-            Path(os.path.realpath(path)) if path.is_symlink() else path
-        )  # what a link points to is written, and the link stays
+        if path.is_symlink():  # what it points to is written, and the link stays
+            path = Path(os.path.realpath(path))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.is_dir() or (path.exists() and not overwrite):
             raise InputError(f"{path} exists already: give another name or ask for it to be overwritten")

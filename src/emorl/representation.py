@@ -218,7 +218,7 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
         min_iou=MIN_IOU,
     ).shuffled(seed=0)
     factors = {
-        name: values.astype(np.int64) if _is_whole(name, values) else values
+        name: values.astype(np.int64) if _is_class(name, values) else values
         for name, values in matched.factors(seen.factors).items()
         if not name.startswith(REPEATED)
     }
@@ -251,7 +251,7 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
     }
 
 
-def _is_whole(name: str, values: np.ndarray) -> bool:
+def _is_class(name: str, values: np.ndarray) -> bool:
     """Whether a factor is a class: an integer, or one of a class's name that is kept as a whole number of floats."""
     if np.issubdtype(values.dtype, np.integer):
         return True
