@@ -120,6 +120,7 @@ WRONG = {
     "train --resume missing": "missing",
     "train --resume {files}/empty": "no run to resume",
     "train --resume {files}/config-only": "config.json",
+    "train --resume {files}/weights": "not a run",
     "train --resume {files}/empty --batch-size 3": "--batch-size",
     "evaluate": "required",
     "evaluate {files}/weights --nonsense": "--nonsense",

@@ -30,6 +30,7 @@ from emorl.cli import main
 from emorl.config import TrainConfig, to_json
 from emorl.data.npz import write_npz
 from emorl.data.sources import open_source
+from emorl.engine import Engine
 from emorl.errors import InputError
 from emorl.geco import ZETA_MIN
 from emorl.runs import load_weights, make_weights, newest_checkpoint, read_json
@@ -619,10 +620,10 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    for failure, code in ((full, 2), (no_memory, 2)):
+    for failure, where in ((full, (runs, "save")), (no_memory, (runs, "save")), (no_memory, (Engine, "step"))):
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "save", failure)
-            assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == code
+            patch.setattr(*where, failure)
+            assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and err.startswith("emorl: ")
     assert main(["train", *tiny.words(tiny.RUN), "--run", str(folder)]) == 0

@@ -67,7 +67,14 @@ def without_nan(value: Any) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all, replacing an older one."""
     with write_whole(path, overwrite=True) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write((json.dumps(content, indent=2, default=_plain) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars, as configs made in Python may have them, as JSON can hold them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
 # -------------------------------------------------------------------- weights folders
@@ -203,6 +210,8 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
     process holds it, it has another run in it, or it cannot be written.
     """
     fresh = config is not None
+    if not fresh and (folder / "weights.safetensors").is_file():
+        raise InputError(f"{folder}: weights, not a run; resume the run folder they lie in, or --start-from them")
     if not fresh and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no run to resume (it has no config.json)")
     with held(folder, ".lock", f"{folder}: another process is writing this run"):
@@ -218,12 +227,18 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
         try:
             yield config
         except BaseException:
-            if fresh and newest_checkpoint(folder) is None:  # nothing is lost, and the mended command finds it free
+            if fresh and not _has_begun(folder):  # nothing is lost, and the mended command finds it free
                 for name in ("config.json", "versions.json", "metrics.jsonl", "timing.jsonl"):
                     (folder / name).unlink(missing_ok=True)
                 for name in ("checkpoint", "tensorboard"):
                     shutil.rmtree(folder / name, ignore_errors=True)
             raise
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has logged a step, or has a checkpoint of one."""
+    newest = newest_checkpoint(folder)
+    return (newest is not None and int(newest.name) > 0) or any(log_rows(folder / "metrics.jsonl"))
 
 
 def versions() -> dict[str, Any]:
