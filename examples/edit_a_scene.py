@@ -50,7 +50,7 @@ for number in range(slots.shape[2]):
     change = (model.decode(trial, (35, 35)).reconstruction - found.reconstruction).square().sum().item()
     if change > farthest:
         best, farthest, which = trial, change, number
-print(f"number {which} of slot {first}'s code changes the picture most")
+print(f"dimension {which} of slot {first}'s code changes the picture most")
 
 without = torch.cat([slots[:, :second], slots[:, second + 1 :]], dim=1)  # any number of slots can be decoded
 pictures = [

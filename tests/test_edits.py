@@ -48,11 +48,11 @@ def test_the_other_slots_are_decoded_once() -> None:
     codes = torch.rand(30, 7, 2)
     scenes = Edits(model, codes, torch.arange(30) % 7, SIZE)
     assert model.drawn == 30 * 7 + 1
-    for number in range(2):
-        scenes.set_number(number, torch.linspace(0, 1, 6).numpy())
+    for dimension in range(2):
+        scenes.set_dimension(dimension, torch.linspace(0, 1, 6).numpy())
     assert model.drawn == 30 * 7 + 1 + 2 * 30 * 6
 
 
-def test_setting_a_number_leaves_the_others_of_the_code() -> None:
-    pictures, _ = edits([[0.2, 50.0], [0.9, 0.0]], 0).set_number(1, torch.tensor([-50.0, 0.0, 50.0]).numpy())
+def test_setting_a_dimension_leaves_the_others_of_the_code() -> None:
+    pictures, _ = edits([[0.2, 50.0], [0.9, 0.0]], 0).set_dimension(1, torch.tensor([-50.0, 0.0, 50.0]).numpy())
     assert torch.allclose(pictures[0, :, 0, 0, 0], torch.tensor([0.9, 0.55, 0.2]))

@@ -39,11 +39,11 @@ class Edits:
         pictures, won = _in_parts(lambda rows: draw(scenes[rows], edited.flatten(0, 1)[rows]), len(scenes))
         return pictures.view(*edited.shape[:2], *pictures.shape[1:]), won.view(*edited.shape[:2], *won.shape[1:])
 
-    def set_number(self, number: int, values: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The same with one number of the slots' own codes set to each of E values."""
+    def set_dimension(self, dimension: int, values: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The same with one dimension of the slots' own codes set to each of E values."""
         own = self.codes[torch.arange(len(self.codes)), self.slot]  # N D
         edited = own[:, None].repeat(1, len(values), 1)
-        edited[:, :, number] = torch.from_numpy(values).to(edited)
+        edited[:, :, dimension] = torch.from_numpy(values).to(edited)
         return self(edited)
 
     def _whole(self, scenes: Tensor, edited: Tensor) -> tuple[Tensor, ...]:

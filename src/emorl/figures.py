@@ -239,13 +239,13 @@ def traversal_sheet(
     *,
     title: str | None = None,
 ) -> Figure:
-    """Show what numbers of a code do: a row for each, a column for each of its values.
+    """Show what dimensions of a code do: a row for each, a column for each of its values.
 
     Args:
         image: H W 3, uint8.
         reconstruction: H W 3, float in [0, 1], of the code as it was inferred.
         slot: H W 3, float in [0, 1]: the part of the reconstruction that belongs to the slot.
-        rows: for each number, S H W 3, float in [0, 1]: pictures with it set to S values.
+        rows: for each dimension, S H W 3, float in [0, 1]: pictures with it set to S values.
         names: what to call each number.
         title: above the sheet.
 

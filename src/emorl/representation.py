@@ -39,7 +39,7 @@ MIN_OBJECT = 50 / 192**2
 MIN_IOU = 0.1
 """Nor are matches with less overlap (released code)."""
 FAINT = 0.01
-"""Numbers of a code that change the picture by less than this part of what the most active one does are not active."""
+"""Dimensions of a code that change the picture by less than this part of what the most active does are not active."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def rendered_dimensions(
     slot = torch.from_numpy(np.random.default_rng(seed % 2**64).integers(codes.shape[1], size=len(codes)))
     edits = Edits(model, codes, slot, size)
     for d in range(codes.shape[2]):
-        pictures, _ = edits.set_number(d, grid[d])
+        pictures, _ = edits.set_dimension(d, grid[d])
         yield pictures.cpu().numpy()
         progress(1)
 
@@ -142,8 +142,8 @@ def describe(
 ) -> dict[str, Any]:
     """Everything results.json says of codes and slots, as plain values; `progress` is told of images and dimensions.
 
-    `slots`: usage by slot, error of the count of objects. `stability`. `activeness`: D numbers, most active first in
-    `order`. Where there are factors of objects: `objects`, how many of them have a slot, and of four or more `dci`,
+    `slots`: usage by slot, error of the count of objects. `stability`. `activeness`: of D dimensions, most active first
+    in `order`. Where there are factors of objects: `objects`, how many of them have a slot, and of four or more `dci`,
     `dci_released`, `linear_probe`, `mlp_probe`. Raises InputError for a source whose images have different sizes.
     """
     size = source.size
@@ -188,13 +188,13 @@ def describe(
 
 
 def are_active(changes: np.ndarray) -> np.ndarray:
-    """Which numbers of a code, by how much each changes the picture (D, at least 0), are active: D, bool."""
+    """Which dimensions of a code, by how much each changes the picture (D, at least 0), are active: D, bool."""
     result: np.ndarray = (changes > 0) & (changes >= FAINT * changes.max())
     return result
 
 
 def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
-    """How far `describe` counts: images, and numbers of the code."""
+    """How far `describe` counts: images, and dimensions of the code."""
     assert isinstance(model, nn.Module)
     image = torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8, device=next(model.parameters()).device)
     width = model.encode(image, noise=0).shape[-1]
@@ -279,7 +279,7 @@ def locality(
 
     Returns:
         `leak`: the share of the squared change that falls outside the slot's own pixels (`metrics.locality.leak`), mean
-        over the numbers that change at least `FAINT` of what the most active one does, weighted by how much they do;
+        over the dimensions that change at least `FAINT` of what the most active one does, weighted by how much they do;
         None where nothing changes. `active_numbers`: how many these are. `num_images`.
     """
     size = (scenes.image.shape[1], scenes.image.shape[2])
@@ -294,7 +294,7 @@ def locality(
     before = unchanged[:, 0].movedim(1, -1).cpu().numpy()  # N H W 3, rounded as the edited ones are
     shares, changes = [], []
     for d, values in enumerate(grid):
-        after, own_after = edits.set_number(d, values)
+        after, own_after = edits.set_dimension(d, values)
         pictures = after.movedim(2, -1).cpu().numpy()  # N S H W 3
         shares.append(leak(before, pictures, own, own_after.cpu().numpy()))
         changes.append(np.square(pictures - before[:, None]).mean(axis=(1, 2, 3, 4)))

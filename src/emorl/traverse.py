@@ -1,4 +1,4 @@
-"""What each number of a slot's code does to the picture: sheets and animations.
+"""What each dimension of a slot's code does to the picture: sheets and animations.
 
 Dimensions stand in order of activeness, and run over the range that they have in the data. Where the true factors of
 the data are known, a dimension is named after the factor that it serves most, by the importances of DCI.
@@ -67,7 +67,7 @@ def ranges(
 
 
 def num_steps(model: Model, source: Source) -> int:
-    """How far `ranges` counts: images, and numbers of the code."""
+    """How far `ranges` counts: images, and dimensions of the code."""
     return describing_steps(model, source, Budget(images=FACTOR_IMAGES))
 
 
@@ -108,7 +108,7 @@ def traverse(
     files = []
     for k in chosen:
         stem = folder / f"{Path(source.name).stem}_{position:05d}_slot{k}"
-        title = f"Slot {k}: each row is one number of its code, the most active first"
+        title = f"Slot {k}: each row is one dimension of its code, the most active first"
         rows = traversed(model, scenes.image[0], found, k, known, num_dimensions)
         files += [stem.with_suffix(".png"), stem.with_suffix(".webp")]
         save_figure(slot_sheet(scenes.image[0], found, k, known, rows, title), files[-2])
@@ -120,9 +120,9 @@ def traverse(
 def traversed(
     model: Model, image: np.ndarray, found: Inference, k: int, known: Ranges, num_dimensions: int
 ) -> list[np.ndarray]:
-    """For each of the most active numbers of slot k's code: pictures S H W 3 of image H W 3 with it set to S values."""
+    """For each of the most active dimensions of slot k's code: image H W 3 with it set to S values, S H W 3."""
     edits = Edits(model, found.slots, torch.tensor([k]), (image.shape[0], image.shape[1]))
-    shown = (edits.set_number(d, known.values[d])[0] for d in known.order[:num_dimensions].tolist())
+    shown = (edits.set_dimension(d, known.values[d])[0] for d in known.order[:num_dimensions].tolist())
     return [pictures[0].permute(0, 2, 3, 1).cpu().numpy() for pictures in shown]
 
 

@@ -123,7 +123,7 @@ def test_what_does_not_fit_together_is_refused(
 
 
 def table(num: int = 600) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Codes of six numbers: linear in x, the class plain, |radius| only through a product; `noise` is not there."""
+    """Codes of six dimensions: linear in x, the class plain, |radius| only through a product; `noise` is not there."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, num))
     shape = rng.integers(0, 3, num)

@@ -180,10 +180,19 @@ FOLLOWED = """async ([moves, patient]) => {
     } };
     const mover = new Mover(networks, [[1, 0], [0, 1]], [background], new Float32Array([8, 8]), look([8, 8]));
     let drawn = 0;
-    const hooks = { nearer: () => { drawn += 1; }, goOn: async () => patient };
+    const hooks = { nearer: () => { drawn += 1; }, goOn: () => patient };
     await mover.follow({ x: 14, y: 5 }, hooks);
     return { drawn, decodes, place: [mover.place.x, mover.place.y], code: Array.from(mover.code) };
 }"""
+
+
+def test_the_networks_leave_the_page_free(web: Explorer) -> None:
+    """They run in a worker, which also takes the memory of what it is given: a picture is needed again."""
+    assert any("/ort/" in worker.url for worker in web.page.workers)
+    for _ in range(2):
+        web.page.locator(".again").first.click()
+        web.says("from other random slots")
+    assert web.page.evaluate("async () => (await import('./main.js')).state().scenes[0].picture.length") == 3 * 35 * 35
 
 
 def test_every_step_of_a_drag_can_be_drawn_and_ends_it(web: Explorer) -> None:
@@ -277,7 +286,7 @@ def test_remove_duplicate_copy_swap(web: Explorer) -> None:
     assert len(web.scene()["codes"]) == 1
 
 
-def test_sliders_change_one_number_of_one_slot(web: Explorer, explorer: Path) -> None:
+def test_sliders_change_one_dimension_of_one_slot(web: Explorer, explorer: Path) -> None:
     before = web.scene()
     k = web.objects()[0]
     web.object(k).click()
@@ -294,7 +303,7 @@ def test_sliders_change_one_number_of_one_slot(web: Explorer, explorer: Path) ->
     changed = np.array(after["codes"]) != np.array(before["codes"])
     assert np.argwhere(changed).tolist() == [[k, first["index"]]]
     assert np.abs(after["picture"] - before["picture"]).max() > 0.1
-    web.button("All numbers").click()
+    web.button("All dimensions").click()
     expect(sliders).to_have_count(len(facts["dimensions"]))
     web.button("Undo").click()
     assert web.scene()["codes"] == before["codes"]

@@ -30,7 +30,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score weights on images: foreground ARI, ARI, mIoU, MSE, NLL, KL"),
     "decompose": ("pictures", "take pictures apart: sheets, masks, components and codes"),
     "sample": ("pictures", "draw whole scenes from a model's prior, where it has one"),
-    "traverse": ("pictures", "show what each number of a slot's code does to the picture: sheets and animations"),
+    "traverse": ("pictures", "show what each dimension of a slot's code does to the picture: sheets and animations"),
     "explore": ("export", "take pictures apart by hand, in the browser"),
     "export-onnx": ("export", "write a model's encoder and decoder as ONNX files"),
     "export-web": ("export", "write the explorer of a model as a folder for any static host"),

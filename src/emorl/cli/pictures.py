@@ -123,20 +123,20 @@ def sample(words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Traverse:
-    """Show what each number of a slot's code does to the picture: sheets and animations."""
+    """Show what each dimension of a slot's code does to the picture: sheets and animations."""
 
     weights: Positional[str]
     """Shipped name, run folder or weights folder."""
     out: Path
     """Folder for the sheets (.png) and animations (.webp)."""
     data: str | None = None
-    """Generator or path; what the weights were trained on by default. Its codes give the range of each number."""
+    """Generator or path; what the weights were trained on by default. Its codes give the range of each dimension."""
     image: int = 0
     """Position of the image, in the test split of a generator."""
     slots: tuple[int, ...] = ()
     """Which slots; by default those that win some pixels."""
     dimensions: int = 8
-    """Numbers of the code that are shown, most active first."""
+    """Dimensions of the code that are shown, most active first."""
     values: int = 9
     """Values of each."""
     seed: int = 0
@@ -146,7 +146,7 @@ class Traverse:
 
 
 def traverse(words: Sequence[str]) -> int:
-    """show what each number of a slot's code does to the picture: sheets and animations"""
+    """show what each dimension of a slot's code does to the picture: sheets and animations"""
     options: Traverse = parse(Traverse, words, "traverse")
     if min(options.dimensions, options.values - 1) < 1:
         raise InputError("--dimensions must be at least 1 and --values at least 2")

@@ -72,7 +72,7 @@ def posteriors(known: Known, title: str, *, position: int) -> Figure:
 
 
 def traversal(known: Known, title: str, *, position: int, dimensions: int) -> Figure:
-    """The most active numbers of the code of the first object of a test scene."""
+    """The most active dimensions of the code of the first object of a test scene."""
     model, _ = known.weights
     source = known.feed().source
     understood = ranges(model, source, 7, 0, known.advance)
@@ -156,7 +156,7 @@ def _heat_maps(active: Mapping[str, list[list[float]]], sources: Mapping[str, st
             axes.text(0.01, 0.5, sources[label], va="center", size=8, family="DejaVu Sans Mono")
             continue
         cells = axes.imshow([sorted(row, reverse=True) for row in rows], aspect="auto", norm=norm, cmap="cividis")
-        axes.set_xlabel(f"{len(rows[0])} numbers; a row for each seed", size=8)
+        axes.set_xlabel(f"{len(rows[0])} dimensions; a row for each seed", size=8)
         figure.colorbar(cells, ax=axes, label="variance")
     return figure
 

@@ -340,15 +340,15 @@ PLAN: dict[str, Item] = {
     ),
     "fig9": Item(
         "Fig. 9: disentanglement of EfficientMORL and Slot Attention",
-        "What the most active numbers of one object's code do (rows; named after the factors that they serve most), "
-        "how active all of them are, and DCI. The paper finds most numbers of EfficientMORL's codes without effect, "
+        "What the most active dimensions of one object's code do (rows; named after the factors that they serve most), "
+        "how active all of them are, and DCI. The paper finds most dimensions of EfficientMORL's codes without effect, "
         "and few that change several attributes; Slot Attention's are all in use and entangled. Published values are "
         "of CLEVR6.",
         partial(pictures.disentanglement, position=0),
         _DISENTANGLED,
         (
             More(
-                "A larger share of Slot Attention's numbers is active",
+                "A larger share of Slot Attention's dimensions is active",
                 ("Slot Attention", "active share"),
                 ("EfficientMORL", "active share"),
             ),
@@ -368,8 +368,8 @@ PLAN: dict[str, Item] = {
     ),
     "fig11": Item(
         "Fig. 11: does a change of one slot reach the others?",
-        "Sprites of several colours on textures. Two numbers of one slot's code are changed; the leak is the share of "
-        "the picture's change outside that slot. The paper shows that with the ordered slots of GENESIS all objects "
+        "Sprites of several colours on textures. Two dimensions of one slot's code are changed; the leak is the share "
+        "of the picture's change outside that slot. The paper shows that with the ordered slots of GENESIS all objects "
         "change.",
         partial(pictures.leaks, num_images=32, position=0),
         {
@@ -457,9 +457,9 @@ PLAN: dict[str, Item] = {
     **{
         name: Item(
             f"Fig. {name[3:]}: traversals, {data}",
-            "Each row sets one number of an object's code to values over the range that it has in the data, the most "
-            "active number first; it is named after the factors that it serves most. The paper draws numbers at "
-            "random and finds that most do nothing.",
+            "Each row sets one dimension of an object's code to values over the range that it has in the data, the "
+            "most active dimension first; it is named after the factors that it serves most. The paper draws "
+            "dimensions at random and finds that most do nothing.",
             partial(pictures.sheets, draw=partial(pictures.traversal, position=1, dimensions=8)),
             runs,
         )

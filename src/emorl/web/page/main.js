@@ -302,17 +302,11 @@ function startMoving(which) {
     show(changed(which, { slots: replaced(now.slots, held) }));
   };
   const goal = newestOnly(async (/** @type {Place} */ place, outdated) => {
-    const goOn = async () => {
-      await painted();
-      return !outdated() && selectedIn(state().scenes[which]) === held;
-    };
+    const goOn = () => !outdated() && selectedIn(state().scenes[which]) === held;
     await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) }, { nearer, goOn });
   });
   return { start, goal };
 }
-
-/** Lets the browser draw and take what the hand has done meanwhile: networks keep it from both while they run. */
-const painted = () => new Promise((resolve) => setTimeout(resolve));
 
 /**
  * An object's centre stays in the picture.
@@ -544,7 +538,7 @@ function listen() {
     more: () => {
       allDimensions = !allDimensions;
       button("more").setAttribute("aria-expanded", String(allDimensions));
-      button("more").textContent = allDimensions ? "Most active only" : "All numbers";
+      button("more").textContent = allDimensions ? "Most active only" : "All dimensions";
       drawDimensions();
     },
   };

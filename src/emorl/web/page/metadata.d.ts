@@ -10,7 +10,7 @@ export interface ModelFacts {
   size: number[];
   /** Slots that a picture falls into. */
   numSlots: number;
-  /** Numbers in a slot's code. */
+  /** Dimensions of a slot's code. */
   slotDim: number;
   /** The encoder's draw of seed 0; null for a model that draws nothing. */
   noise: { shape: number[]; values: number[] } | null;

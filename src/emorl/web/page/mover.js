@@ -41,11 +41,11 @@ export class Mover {
    * @param {Place} goal
    * @param {object} [hooks]
    * @param {() => void} [hooks.nearer] is called after every step that came nearer
-   * @param {() => Promise<boolean>} [hooks.goOn] is asked before every further step
+   * @param {() => boolean} [hooks.goOn] is asked before every further step
    */
-  async follow(goal, { nearer = () => {}, goOn = async () => true } = {}) {
+  async follow(goal, { nearer = () => {}, goOn = () => true } = {}) {
     for (let steps = 0; steps < STEPS && !this.#near(goal); steps++) {
-      if (steps > 0 && !(await goOn())) return;
+      if (steps > 0 && !goOn()) return;
       const measured = this.slope === null;
       if (await this.#step(goal)) {
         nearer();

@@ -10,6 +10,7 @@ ort.env.wasm.wasmPaths = {
   mjs: new URL("./ort/ort-wasm-simd-threaded.js", import.meta.url).href,
   wasm: new URL("./ort/ort-wasm-simd-threaded.wasm", import.meta.url).href,
 };
+ort.env.wasm.proxy = true; // in a worker: the page draws and takes what the hand does while they run
 /** Networks for fewer pixels run faster on one thread: waiting for each other costs more than the work. */
 const THREADED_PIXELS = 64 * 64;
 
@@ -56,8 +57,9 @@ export class Networks {
    */
   async encode(picture, seed) {
     const { noise, slotDim } = this.facts;
+    // The worker takes its feeds' memory, so what is needed again is copied.
     /** @type {Record<string, ort.Tensor>} */
-    const feeds = { image: new ort.Tensor("float32", picture, [1, 3, this.height, this.width]) };
+    const feeds = { image: new ort.Tensor("float32", picture.slice(), [1, 3, this.height, this.width]) };
     if (noise) {
       const values = seed === 0 ? Float32Array.from(noise.values) : normals(seed, noise.values.length);
       feeds.noise = new ort.Tensor("float32", values, noise.shape);
