@@ -36,7 +36,11 @@ def test_memory_and_time(tmp_path: Path) -> None:
     step, forward, batch = figure.axes
     lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in step.lines]
     assert ([0.64, 0.96, 1.28], [64, 96, 128]) in lines and ([2.56, 3.84, 5.12], [256, 384, 512]) in lines
-    assert [text.get_text() for text in step.texts].count("96") == 3  # E-1, its plain formulation, SA
+    large = [line.get_markersize() for line in step.lines if list(line.get_xdata()) in ([0.96], [3.84])]
+    assert len(large) == 3 and len(set(large)) == 1  # E-1, its plain formulation, SA at 96 pixels
+    sizes = step.get_legend()
+    assert [text.get_text() for text in sizes.get_texts()] == ["64 × 64", "96 × 96", "128 × 128"]
+    assert [mark.get_markersize() for mark in sizes.get_lines()][1] == large[0]
     assert sorted(bar.get_width() for bar in forward.patches) == [1.28, 1.28, 5.12]  # the largest size alone
     assert sorted(bar.get_width() for bar in batch.patches) == [2, 10, 10]
     assert [label.get_text() for label in batch.get_yticklabels()] == ["E-1", "SA"]

@@ -32,14 +32,21 @@ def fig10(rows: Sequence[Row]) -> Figure:
     """
     figure, names = _figure(11, 6), _names(rows)
     axes = figure.subplot_mosaic([["step", "forward"], ["step", "batch"]])
-    for name, way, own in _lines(_of(rows, "step"), names):
+    steps = _of(rows, "step")
+    diameters = {size: 4.0 + 3 * i for i, size in enumerate(dict.fromkeys(map(_size, steps)))}
+    for name, way, own in _lines(steps, names):
         seconds, mebibytes = [row[f"{way}_s"] for row in own], [row[_BYTES[way]] / 2**20 for row in own]
-        axes["step"].plot(seconds, mebibytes, color=names[name], **_WAYS[way])
+        axes["step"].plot(seconds, mebibytes, color=names[name], **_WAYS[way] | {"marker": ""})
         for row, x, y in zip(own, seconds, mebibytes, strict=True):
-            side = _size(row) if len(set(row["config"]["size"])) > 1 else str(row["config"]["size"][0])
-            axes["step"].annotate(side, (x, y), (0, -11), textcoords="offset points", ha="center", size=7)
+            look = _WAYS[way] | {"linestyle": "", "markersize": diameters[_size(row)]}
+            axes["step"].plot([x], [y], color=names[name], **look)
     axes["step"].set(xscale="log", xlabel="training step, seconds", yscale="log", ylabel="peak memory, MiB")
     axes["step"].set_title("Training: memory and time by image size")
+    sizes = [
+        Line2D([], [], color="0.3", marker="o", linestyle="", markersize=diameter, label=size)
+        for size, diameter in diameters.items()
+    ]
+    axes["step"].legend(handles=sizes, title="pixels", loc="upper left", fontsize=8, title_fontsize=8, frameon=False)
     _few_ticks(axes["step"].xaxis, axes["step"].yaxis)
     forwards, batches = (_largest(_of(rows, what)) for what in ("forward", "largest batch"))
     _bars(axes["forward"], forwards, names, "s")

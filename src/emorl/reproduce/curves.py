@@ -30,6 +30,8 @@ _COLOURS = (4, 5, 2, 6, 7, 9)  # of slot colours: those that stand out on white
 _MARKERS = "osD^vP"
 FEW = 12
 """So many points are marked one by one."""
+ASIDE = 0.14
+"""Marked points of two lines at the same x stand so far apart, in steps of x."""
 NUM_BINS = 60
 """Points of a training curve: each the mean of the logged steps between two of them."""
 
@@ -75,7 +77,8 @@ def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str], d
     FigureCanvasAgg(figure)
     for axes, (panel, of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for series in of:
-            _line(axes, series, *looks[series.label])
+            beside = [other.label for other in of if {*other.x} & {*series.x}]
+            _line(axes, series, *looks[series.label], ASIDE * (beside.index(series.label) - (len(beside) - 1) / 2))
         axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         _limits(axes, panel, of)
         axes.spines[["top", "right"]].set_visible(False)
@@ -85,13 +88,13 @@ def draw(panels: Mapping[Panel, Sequence[Series]], sources: Mapping[str, str], d
         for told in [f"{label}: {sources[label]}" if label in sources else label]
     ]
     figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
-    told = "mean over seeds and its 95 % confidence interval; thin lines and black dots are seeds"
+    told = "mean over seeds and its 95 % confidence interval, cut off where it is wide; thin lines, small dots: seeds"
     figure.suptitle(f"Trained on {', '.join(data)}; {told}", size=8)
     return figure
 
 
-def _line(axes: Axes, series: Series, colour: np.ndarray, marker: str) -> None:
-    """Mean and interval: bars at a few points, else a band; behind them every seed."""
+def _line(axes: Axes, series: Series, colour: np.ndarray, marker: str, aside: float) -> None:
+    """Mean and interval: bars at a few points, `aside` of their places, else a band; behind them every seed."""
     means = np.array([statistics.fmean(values) for values in series.values])
     bounds = [interval(of) if len(of) > 1 else (of[0], of[0]) for of in series.values]
     low, high = np.array(bounds).T
@@ -102,19 +105,25 @@ def _line(axes: Axes, series: Series, colour: np.ndarray, marker: str) -> None:
         axes.plot(series.x, np.transpose(seeds), color=colour, linewidth=0.6, alpha=0.6)
     else:
         look: dict[str, Any] = {"color": colour, "marker": marker, "capsize": 4, "elinewidth": 1}
-        axes.errorbar(series.x, means, (means - low, high - means), **look)
-        axes.plot(series.x, np.transpose(seeds), ".", color="#1a1a1a", markersize=4, zorder=3)
+        places = np.array(series.x) + aside
+        axes.errorbar(places, means, (means - low, high - means), **look)
+        axes.plot(places, np.transpose(seeds), ".", color=0.45 * colour, markersize=4, zorder=3)
 
 
 def _limits(axes: Axes, panel: Panel, lines: Sequence[Series]) -> None:
-    """Show all seeds; an interval of few of them, which may be wider than what is possible, is cut off."""
+    """Show all seeds, and of intervals, which may be wider than what is possible, as much again as the seeds take."""
     if not lines:
         axes.text(0.5, 0.5, "not run (see below)", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
     values = [value for series in lines for of in series.values for value in of]
-    margin = 0.15 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
-    axes.set_ylim(min(values) - margin, max(values) + margin)
+    bounds = [bound for series in lines for of in series.values if len(of) > 1 for bound in interval(of)]
+    low, high = min(values), max(values)
+    spread = high - low or 0.05 * abs(high) or 1.0
+    axes.set_ylim(
+        max(min([low, *bounds]), low - 0.5 * spread) - 0.1 * spread,
+        min(max([high, *bounds]), high + 0.5 * spread) + 0.1 * spread,
+    )
     if all(x == int(x) and x < 100 for series in lines for x in series.x):
         places = [x for series in lines for x in series.x]
         axes.set_xlim(min(places) - 0.3, max(places) + 0.3)
