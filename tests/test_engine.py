@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from emorl.cli import main
 from emorl.config import TrainConfig
 from emorl.engine import Engine, Staged, StagedNoise
+from emorl.models import build_model
 from emorl.models.base import TrainState
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.noise import StepNoise
@@ -232,6 +233,23 @@ def test_a_step_that_is_not_finite_moves_nothing(name: str, what: str, monkeypat
                 assert run.state.geco.tensors() == constraint
     assert run.state.step == 10
     assert all(bool(p.isfinite().all()) for p in run.model.parameters())
+
+
+def test_a_step_that_is_not_finite_moves_no_running_average() -> None:
+    config = preset("genesis-s/nano")
+    torch.manual_seed(0)
+    model = build_model(config.model)
+    assert isinstance(model, nn.Module)
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(1.0), fused=True)
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    run = Engine(model, optimizer, images, model.initial_state(), seed=5, batch_size=B, clip_norm=None)
+    averages = {name: x for name, x in model.named_buffers() if "running" in name}
+    assert averages
+    for step, (kl_weight, moves) in enumerate([(1.0, True), (math.inf, False), (1.0, True)]):
+        before = {name: x.clone() for name, x in averages.items()}
+        run.step(TrainState(step, 0, kl_weight), torch.arange(B), 1e-4)
+        assert run.values().skipped_in_row == (not moves)
+        assert all(torch.equal(x, before[name]) is not moves for name, x in averages.items())
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

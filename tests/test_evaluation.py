@@ -24,7 +24,7 @@ from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_labels, 
 from emorl.feed import feed
 from emorl.metrics.ari import ari
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, collect, describe, num_steps
+from emorl.representation import Budget, describe, num_steps
 from emorl.types import Batch, Inference
 from tests import tiny
 from tests.data.test_hdf5 import CLEVR, TETROMINOES, as_authors, as_library
@@ -318,6 +318,23 @@ def test_masks_are_scored_at_another_size_after_a_soft_resize(model: Any) -> Non
     assert row["ari"] != usual["ari"] and row["mse"] == usual["mse"]
 
 
+def test_images_that_may_have_been_trained_on_are_told() -> None:
+    about = {"data": "tetrominoes", "data_split": "train", "image_size": [35, 35]}
+    asked: list[tuple[dict[str, Any], bool]] = [
+        ({}, False),
+        ({"split": "validation"}, False),
+        ({"protocol": "efficientmorl"}, False),
+        ({"split": "train"}, True),
+        ({"split": "all"}, True),
+        ({"protocol": "genesis"}, True),  # whose test scenes are the first ones
+        ({"data": "multi-dsprites", "fit": "none", "split": "train"}, False),
+    ]
+    for given, seen in asked:
+        assert feed(about, **given).seen is seen, given
+    assert feed({**about, "data_split": "all"}).seen
+    assert feed({**about, "protocol": "genesis"}, protocol="efficientmorl").seen
+
+
 def test_a_truth_that_is_not_there_is_refused() -> None:
     about = {"data": "clevr6", "data_split": "train", "image_size": [96, 96]}
     with pytest.raises(InputError, match="192 x 192, not 128"):
@@ -405,11 +422,11 @@ def test_repeats_share_no_draw(monkeypatch: pytest.MonkeyPatch, model: Any) -> N
     """Draws have consecutive seeds: stability compares inferences none of whose draws are the same."""
     seeds: list[int] = []
 
-    def spy(model: Any, source: Any, count: int, options: InferOptions, seed: int, *rest: Any) -> Any:
+    def spy(model: Any, scenes: Batch, options: InferOptions, seed: int) -> Inference:
         seeds.extend(range(seed, seed + options.draws))
-        return collect(model, source, count, options, seed, *rest)
+        return infer(model, scenes, options, seed)
 
-    monkeypatch.setattr("emorl.representation.collect", spy)
+    monkeypatch.setattr("emorl.representation.infer", spy)
     source = Subset(open_source("tetrominoes", split="test"), 0, 2)
     describe(model, source, options=InferOptions(draws=2), budget=Budget(2, 2, 2, 3))
     assert seeds == list(range(6))

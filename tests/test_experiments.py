@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from emorl import experiments
 from emorl.cli import main
@@ -185,6 +186,15 @@ def test_a_seed_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, monkeyp
         if "seed0" in folder.name:
             raise InputError("its losses\nare not finite")
         return outcome
+
+    def out_of_memory(folder: Path, config: Any, **options: Any) -> Any:
+        if "seed0" in folder.name:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(folder, config, **options)
+
+    monkeypatch.setattr(experiments, "train", out_of_memory)
+    states, _ = run_experiment(one, tmp_path / "other", device="cpu", report=lambda line: None)
+    assert "OutOfMemoryError: CUDA out of memory" in states[0].told and states[1].state == "finished"
 
     monkeypatch.setattr(experiments, "train", failing)
     states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)

@@ -143,6 +143,16 @@ def test_what_cannot_be_said_is_none_and_json_stays_json() -> None:
     assert said == {"a": [1.0, None], "b": {"c": None}, "d": 3, "e": "nan"}
 
 
+def test_scores_that_are_not_defined_are_left_out_alone() -> None:
+    """One factor has no entropy as the released code takes it."""
+    rng = np.random.default_rng(0)
+    true = np.zeros((12, 8, 8), int)
+    true[:, :4], true[:, 4:] = 1, 2
+    codes = rng.normal(size=(12, 2, 4))
+    seen = Collected(codes, codes, true - 1, true - 1, true, np.ones((12, 3)), {"x": rng.normal(size=(12, 3))})
+    assert of_objects(seen).keys() == {"objects", "dci", "linear_probe", "mlp_probe"}
+
+
 def test_factors_that_contradict_the_masks_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     source = scenes()
     read = source.read
@@ -184,8 +194,8 @@ def test_a_change_that_stays_in_its_slot_leaks_nothing_and_one_that_does_not_is_
                 representation, "infer", lambda m, scenes, options, seed: m.infer(scenes.image, options, noise=0)
             )
             found[reach] = locality(model, scenes().read(np.arange(4)))  # type: ignore[arg-type]
-    assert found[0.0] == {"leak": 0.0, "active_numbers": 1, "num_images": 4}
-    assert found[1.0]["active_numbers"] == 2 and 0.4 < found[1.0]["leak"] < 0.6
+    assert found[0.0] == {"leak": 0.0, "active_dimensions": 1, "num_images": 4}
+    assert found[1.0]["active_dimensions"] == 2 and 0.4 < found[1.0]["leak"] < 0.6
 
 
 def test_codes_that_are_all_the_same_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,4 +208,4 @@ def test_codes_that_are_all_the_same_change_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(representation, "infer", constant)
     found = locality(tiny.build(), scenes().read(np.arange(4)))
-    assert found == {"leak": None, "active_numbers": 0, "num_images": 4}
+    assert found == {"leak": None, "active_dimensions": 0, "num_images": 4}

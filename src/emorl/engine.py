@@ -150,6 +150,9 @@ class Engine:
             param_group["lr"] = self.numbers.buffer[0]
         optimizer.found_inf, optimizer.grad_scale = self.bad, None  # type: ignore[attr-defined]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        kept = model.state_dict().keys()
+        self.buffers = [buffer for name, buffer in model.named_buffers() if name in kept]
+        """Some move in the loss itself: running averages."""
         self.grads = self.flat = self.outputs = torch.zeros(0, device=device)
         self.terms: dict[str, torch.Size] = {}
         self.form: Hashable = None
@@ -224,6 +227,7 @@ class Engine:
     def _compute(self, state: TrainState) -> None:
         """The step itself: nothing here waits for the device or depends on its values."""
         batch = self.images.index_select(0, self.order.buffer)  # b 3 H W, uint8
+        before = [buffer.clone() for buffer in self.buffers]
         loss = self.model.loss(batch, state, noise=self.noise)
         self.terms = {"loss": torch.Size(()), **{name: values.shape[1:] for name, values in loss.terms.items()}}
         sums = [loss.total.detach().reshape(1), *(values.sum(dim=0).flatten() for values in loss.terms.values())]
@@ -239,6 +243,8 @@ class Engine:
         norm = self.grads.norm()
         finite = tail.isfinite().all() & norm.isfinite()
         self.bad.copy_(~finite)
+        for buffer, old in zip(self.buffers, before, strict=True):
+            buffer.copy_(torch.where(finite, buffer, old))
         used = [] if state.geco is None else [state.geco.zeta.view(1), state.geco.ema.view(1)]
         self.counts.copy_((self.counts + self.bad) * torch.stack([torch.ones_like(self.bad), self.bad]))
         torch.cat([tail, norm.view(1), self.counts, *used], out=self.outputs)

@@ -34,7 +34,7 @@ from emorl.precision import pick_device
 from emorl.presets import preset
 from emorl.results import Known, hardware, known_results
 from emorl.runs import newest_checkpoint, read_json, training_minutes, write_json
-from emorl.seeds import check_same_config
+from emorl.seeds import check_same_config, failure
 from emorl.train import train
 from emorl.version import __version__
 
@@ -260,17 +260,17 @@ def _run_seeds(
         if states[seed].state == "failed":  # it is tried again: only what happens now is told of it
             states[seed] = replace(states[seed], state="unfinished", reason="")
         write_state(experiment, list(states.values()), runs)
-        failure = ""
+        reason = ""
         try:
             interrupted = not _train_and_score(experiment, seed, runs, device, left, cuda_graph, report)
         except KeyboardInterrupt:
             interrupted = True
-        except InputError as error:
-            failure = " ".join(str(error).split())
-            report(f"seed {seed} failed: {failure}")
+        except Exception as error:
+            reason = failure(error)
+            report(f"seed {seed} failed: {reason}")
         states[seed] = look(experiment, seed, runs)
-        if failure:
-            states[seed] = replace(states[seed], state="failed", reason=failure)
+        if reason:
+            states[seed] = replace(states[seed], state="failed", reason=reason)
     write_state(experiment, list(states.values()), runs)
     return list(states.values()), interrupted
 

@@ -23,7 +23,7 @@ class Feed:
     protocol: ProtocolName | None
     subset: str | None
     seen: bool
-    """These are the images that the weights were trained on."""
+    """The weights may have been trained on some of these images, or all."""
     truth: Source | None = None
     """The same scenes at the size at which masks are scored, where that is another one."""
 
@@ -64,7 +64,10 @@ def feed(
     name = about["data"] if data is None else data
     held_out = name in DATASETS or (own and about.get("data_split") == "train")
     split = split or ("test" if held_out else "all")
-    protocol = protocol or about.get("protocol")
+    usual = about.get("protocol")
+    as_trained = protocol is None or protocol == (usual or "efficientmorl")  # else other images are held out
+    kept = about.get("data_split") == "train" and split in ("test", "validation") and as_trained
+    protocol = protocol or usual
     subset = subset or (about.get("subset") if own else None)
     path = Path(name)
     pictures = name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES)
@@ -81,7 +84,7 @@ def feed(
             window = " x ".join(str(stop - start) for start, stop in view["rows_and_columns"])
             raise InputError(f"{name}: masks are scored against an exact truth, which is {window}, not {score_size}")
     source = opened(image_size(about))
-    return Feed(source, split, fit, protocol, subset, own and not held_out, truth)
+    return Feed(source, split, fit, protocol, subset, own and not kept, truth)
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -246,7 +246,7 @@ def traversal_sheet(
         reconstruction: H W 3, float in [0, 1], of the code as it was inferred.
         slot: H W 3, float in [0, 1]: the part of the reconstruction that belongs to the slot.
         rows: for each dimension, S H W 3, float in [0, 1]: pictures with it set to S values.
-        names: what to call each number.
+        names: what to call each dimension.
         title: above the sheet.
 
     Raises:

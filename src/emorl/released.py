@@ -22,6 +22,7 @@ from emorl.geco import ZETA_MIN
 from emorl.models import build_model
 from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.runs import load_tensors, make_weights
+from emorl.train import open_data
 
 _PREFIXES = {
     "hvae_networks.encoder_pt_1.": "encoder.convs.",
@@ -149,7 +150,7 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
     load_tensors(model, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
     about = {
         "data": config.data,
-        "image_size": config.image_size,
+        "image_size": list(open_data(config, "test").size or ()),
         "origin": f"released checkpoint {path.name}",
     }
     make_weights(out, model, about)

@@ -1,4 +1,4 @@
-"""What the codes of weights are worth: how disentangled, how readable, how much each number of them shows.
+"""What the codes of weights are worth: how disentangled, how readable, how much each of their dimensions shows.
 
 One pass over a data source collects codes, labels and true factors; everything else is a function of those. Codes are
 posterior means, or the plain slots of a model without a posterior.
@@ -7,6 +7,7 @@ posterior means, or the plain slots of a model without a posterior.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +50,7 @@ class Budget:
     images: int = 1000
     """Of the source, at most: codes, factors, slots."""
     activeness_images: int = 100
-    """As the paper; every number of the code is set to six values in each."""
+    """As the paper; every dimension of the code is set to six values in each."""
     stability_images: int = 100
     repeats: int = 3
     """Inferences of each of those with different noise."""
@@ -111,10 +112,19 @@ def collect(
     )
 
 
+def winners(model: Model, source: Source, count: int, options: InferOptions, seed: int, batch_size: int) -> np.ndarray:
+    """The slots N H W that win the pixels of the first `count` images."""
+    parts = []
+    for start in range(0, count, batch_size):
+        scenes = source.read(np.arange(start, min(count, start + batch_size)))
+        parts.append(infer(model, scenes, options, seed).masks[:, :, 0].argmax(dim=1).cpu().numpy())
+    return np.concatenate(parts)
+
+
 def rendered_dimensions(
     model: Model, seen: Collected, count: int, seed: int, size: tuple[int, int], progress: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    """For each number of the code: pictures N S 3 H W of the first images, with it set to S values in one slot of each.
+    """For each dimension of the code: pictures N S 3 H W of the first images, with it set to S values in one slot.
 
     The slot is drawn evenly for each image, and the values cover the range of the samples (released code).
     """
@@ -144,7 +154,8 @@ def describe(
 
     `slots`: usage by slot, error of the count of objects. `stability`. `activeness`: of D dimensions, most active first
     in `order`. Where there are factors of objects: `objects`, how many of them have a slot, and of four or more `dci`,
-    `dci_released`, `linear_probe`, `mlp_probe`. Raises InputError for a source whose images have different sizes.
+    `dci_released` where it is defined, `linear_probe`, `mlp_probe`. Raises InputError for a source whose images have
+    different sizes.
     """
     size = source.size
     if size is None:
@@ -163,7 +174,7 @@ def describe(
     labelings = [seen.labels[:again]]
     for repeat in range(1, budget.repeats):
         other = seed + repeat * options.draws  # whose draws are of other seeds
-        labelings.append(collect(model, source, again, options, other, batch_size, lambda images: None).labels)
+        labelings.append(winners(model, source, again, options, other, batch_size))
     truth = None if seen.true_labels is None else seen.true_labels[:again]
     values = stability(np.stack(labelings), truth)
     shown = values[np.isfinite(values)]  # images without objects have none
@@ -238,14 +249,15 @@ def of_objects(seen: Collected, probes: bool = True) -> dict[str, Any]:
     }
     if not probes:
         return found
-    released = dci_released(matched.codes, factors)
-    return found | {
-        "dci_released": {
+    with suppress(ValueError):  # it is not defined for one factor, one dimension, or a constant class
+        released = dci_released(matched.codes, factors)
+        found["dci_released"] = {
             "disentanglement": released.disentanglement,
             "completeness": released.completeness,
             "informativeness_train": released.informativeness_train,
             "informativeness_test": released.informativeness_test,
-        },
+        }
+    return found | {
         "linear_probe": _scores(linear_probe(matched.codes, factors)),
         "mlp_probe": _scores(mlp_probe(matched.codes, factors)),
     }
@@ -267,7 +279,7 @@ def locality(
 ) -> dict[str, Any]:
     """Does changing one slot leave the rest of the picture alone? (EfficientMORL paper, App. B, as a number.)
 
-    For every image one slot that wins some pixels is drawn. Each number of its code in turn is set to `num_values`
+    For every image one slot that wins some pixels is drawn. Each dimension of its code in turn is set to `num_values`
     values over the range that it has over the images (posterior means), and the picture is decoded anew.
 
     Args:
@@ -275,12 +287,12 @@ def locality(
         scenes: N images.
         num_values: S.
         seed: of the noise and of the slots drawn.
-        progress: told of every number of the code.
+        progress: told of every dimension of the code.
 
     Returns:
         `leak`: the share of the squared change that falls outside the slot's own pixels (`metrics.locality.leak`), mean
         over the dimensions that change at least `FAINT` of what the most active one does, weighted by how much they do;
-        None where nothing changes. `active_numbers`: how many these are. `num_images`.
+        None where nothing changes. `active_dimensions`: how many these are. `num_images`.
     """
     size = (scenes.image.shape[1], scenes.image.shape[2])
     codes = infer(model, scenes, InferOptions(sample=False), seed).slots  # N K D
@@ -306,7 +318,7 @@ def locality(
     total = weights.sum()
     return {
         "leak": float((np.nan_to_num(share[:, active]) * weights).sum() / total) if total > 0 else None,
-        "active_numbers": int(active.sum()),
+        "active_dimensions": int(active.sum()),
         "num_images": len(scenes),
     }
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from emorl.config import TrainConfig, from_json, to_json
 from emorl.data.base import Source
-from emorl.data.sources import anywhere
+from emorl.data.sources import DATASETS, anywhere
 from emorl.distributed import world_size
 from emorl.errors import InputError
 from emorl.jobs import Cluster, Job, LostError, Process, stop_signals, submit
@@ -93,7 +93,7 @@ def train_seeds(
         find_weights(config.start_from)
     source = scoring_source(config)
     if config.data_split == "all":
-        report(f"{source.name} has no test split: the scores are of images that were trained on")
+        report(f"{source.name} is trained on as a whole: images of the scores may have been trained on")
 
     waiting: deque[Run] = deque()
     running: dict[int, tuple[Run, Process | Job, str]] = {}
@@ -178,11 +178,16 @@ def run_seed(run: Run, device: str, max_minutes: float | None, threads: int | No
     except KeyboardInterrupt:
         return ended("interrupted")
     except Exception as error:
-        kind = ""
-        if not isinstance(error, InputError):
-            traceback.print_exc()
-            kind = f"{type(error).__name__}: "
-        return ended("failed", kind + " ".join(str(error).split())[:300])
+        return ended("failed", failure(error))
+
+
+def failure(error: Exception) -> str:
+    """Why a seed failed, in a line; what is no mistake of the user's is printed as a whole."""
+    kind = ""
+    if not isinstance(error, InputError):
+        traceback.print_exception(error)
+        kind = f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:300]
 
 
 def _submit(runs: list[Run], device: str, max_minutes: float | None, cluster: Cluster, cuda_graph: bool) -> list[Job]:
@@ -196,8 +201,8 @@ def _submit(runs: list[Run], device: str, max_minutes: float | None, cluster: Cl
 
 
 def scoring_source(config: TrainConfig) -> Source:
-    """The test scenes of a run's data; where its data has no splits, all of it."""
-    return open_data(config, "test" if config.data_split == "train" else "all")
+    """What a run is scored on: the test scenes of its data, as a generator always has them; else all of it."""
+    return open_data(config, "test" if config.data_split == "train" or config.data in DATASETS else "all")
 
 
 def places(device: str, num_seeds: int) -> tuple[list[str], int]:

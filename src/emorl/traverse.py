@@ -1,7 +1,8 @@
 """What each dimension of a slot's code does to the picture: sheets and animations.
 
 Dimensions stand in order of activeness, and run over the range that they have in the data. Where the true factors of
-the data are known, a dimension is named after the factor that it serves most, by the importances of DCI.
+the data are known, a dimension is named after the factors that it serves better than the others do, by the importances
+of DCI.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ORDER_IMAGES = 10
 FACTOR_IMAGES = 300
 """Whose objects say which dimension serves which factor."""
 MIN_IMPORTANCE = 0.25
-"""A dimension is named after a factor if it has this part of the factor's importance."""
+"""A factor's name goes to the dimension that serves it best, if that has this part of its importance."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def rows(name: str, plain: bool = True) -> list[dict[str, Any]]:
     made = []
     for side in (128, 64, 96):
         times = {"ours_s": side / 100, "plain_s": side / 25 if plain else None}
+        times |= {"ours_range_s": [side / 125, side / 80]}
         held = {"peak_bytes": side * 2**20, "plain_bytes": 4 * side * 2**20 if plain else None}
         made += [row("step", name, side, **times, **held), row("forward", name, side, **times, **held)]
         batch = {"ours_batch": 1280 // side, "plain_batch": 320 // side if plain else None}

@@ -479,6 +479,17 @@ def test_codes_without_refinement_never_touch_the_decoder(num_layers: int) -> No
         model.encode(images, InferOptions(refinement_steps=1), noise=3)
 
 
+def test_the_posterior_whose_means_are_the_codes_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = build(), pictures()
+    decoded: list[int] = []
+    draw = EfficientMORL.decode_nll
+    monkeypatch.setattr(EfficientMORL, "decode_nll", lambda *given: decoded.append(len(given[1])) or draw(*given))
+    for num_steps in (0, 1, 3):
+        decoded.clear()
+        model.encode(images, InferOptions(refinement_steps=num_steps), noise=3)
+        assert sum(decoded) == num_steps * len(images)
+
+
 def test_codes_are_the_last_posterior_mean() -> None:
     model, images = build(), pictures()
     for num_steps in (0, 1, 2):

@@ -280,6 +280,8 @@ def test_another_number_of_slots_is_refused() -> None:
     for call in (model.infer, model.encode):
         with pytest.raises(InputError, match=r"^this Slot MLP has 3 slots and no other number.*$"):
             call(images, InferOptions(num_slots=K + 1))
+        with pytest.raises(InputError, match="one inference"):
+            call(images, InferOptions(draws=2))
         with pytest.raises(InputError, match="has no refinement steps"):
             call(images, InferOptions(refinement_steps=1))
 

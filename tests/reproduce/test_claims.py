@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
-from emorl.reproduce.claims import AtLeast, AtMost, More, interval
+from emorl.reproduce.claims import AtLeast, AtMost, Measured, More, interval
 
 A, B = [0.9, 0.92, 0.91, 0.95], [0.5, 0.61, 0.55]
 NUMBERS = {"a": {"x": A}, "b": {"x": B}, "one": {"x": [0.7]}}
@@ -21,6 +21,19 @@ def test_intervals_are_those_of_the_t_test() -> None:
     assert f"{welch.low:.4g} to {welch.high:.4g}" in judged.evidence
     assert judged.measured == pytest.approx((np.mean(A) - np.mean(B), welch.low, welch.high))
     assert AtMost("", ("a", "x"), 1).judge(NUMBERS).measured == pytest.approx((np.mean(A), low, high))
+
+
+def test_what_is_measured_once_is_judged_by_its_rounds() -> None:
+    claim = Measured("", ("IODINE", "ratio"), 6)
+    for values, verdict in (
+        ([7.0, 6.5, 7.5], "holds"),
+        ([7.0, 5.5, 7.5], "not decided"),
+        ([5, 4, 5.5], "does not hold"),
+    ):
+        judged = claim.judge({"IODINE": {"ratio": values}})
+        assert (judged.verdict, judged.measured, judged.asks) == (verdict, tuple(values), "at least 6")
+        assert "range over rounds" in judged.evidence
+    assert claim.judge({}).verdict == "not decided" and "not measured" in claim.judge({}).evidence
 
 
 def test_what_a_claim_asks_is_told_with_or_without_numbers() -> None:

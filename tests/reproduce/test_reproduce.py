@@ -20,6 +20,7 @@ from PIL import Image
 from emorl import representation, results, traverse
 from emorl.cli import main
 from emorl.config import to_json
+from emorl.errors import InputError
 from emorl.experiments import read_experiments
 from emorl.representation import Budget, describe
 from emorl.reproduce import curves
@@ -197,9 +198,25 @@ def test_scores_by_refinement_steps_are_evaluations(place: Path, tmp_path: Path)
 
 def test_a_collapsed_seed_has_nothing_to_keep(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{key: {"mean": value} for key, value in {"foreground_ari": 0.0, "mse": 2.0, "kl": 1.0}.items()}] * 7
-    monkeypatch.setattr(curves, "_evaluated", lambda known, test: rows)
+    monkeypatch.setattr(curves, "_swept", lambda known, test: rows)
     numbers = made(place, "fig14", tmp_path)["numbers"]["reversed++ prior"]
     assert numbers["kept foreground_ari"] == [] and numbers["kept mse"] == [1.0, 1.0]
+
+
+def test_a_seed_that_fails_on_more_objects_is_left_out_of_their_difference(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated(known: Any, test: curves.Conditions, steps: int) -> dict[str, Any]:
+        seed = int(known.folder.name[-1])
+        if seed == 0 and test.num_slots:
+            raise InputError("nll is not finite")
+        return {key: {"mean": 0.5 + 0.25 * bool(test.num_slots)} for key in ("foreground_ari", "mse", "kl")}
+
+    monkeypatch.setattr(curves, "evaluated", evaluated)
+    output = made(place, "fig7", tmp_path)
+    assert len(output["numbers"]["objects as trained on"]["foreground_ari at I = 1"]) == 2
+    change = output["numbers"]["more objects"]["ARI minus that with as many objects as trained on"]
+    assert change == [0.25] and "nll is not finite" in output["sources"]["more objects"]
 
 
 FEW_AND_MANY = ("objects as trained on", "more objects")

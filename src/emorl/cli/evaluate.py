@@ -95,7 +95,7 @@ def evaluate(words: Sequence[str]) -> int:
     )
     source = fed.source
     if fed.seen:
-        print(f"these are the images the weights were trained on: {about['data']}", file=sys.stderr)
+        print(f"the weights may have been trained on some or all of these images: {about['data']}", file=sys.stderr)
     if options.num_images is not None:
         if not 1 <= options.num_images <= len(source):
             raise InputError(f"--num-images must be from 1 to {len(source)}")
@@ -168,11 +168,11 @@ def _print_codes(codes: dict[str, Any]) -> None:
 
     table.add_row("stability", told(codes["stability"]["mean"], ".3f"))
     table.add_row("active dimensions", f"{int(are_active(active).sum())} of {len(active)}")
-    for name in ("dci", "dci_released") if "dci" in codes else ():
+    for score in (name for name in ("dci", "dci_released") if name in codes):
         values = [
-            f"{part[:1].upper()} {told(codes[name][part], '.3f')}" for part in ("disentanglement", "completeness")
+            f"{part[:1].upper()} {told(codes[score][part], '.3f')}" for part in ("disentanglement", "completeness")
         ]
-        table.add_row(name.replace("_", ", "), " ".join(values))
+        table.add_row(score.replace("_", ", "), " ".join(values))
     for name in ("linear_probe", "mlp_probe") if "dci" in codes else ():
         for kind, scores in codes[name].items():
             values = [f"{factor} {told(value, '.2f')}" for factor, value in scores.items()]

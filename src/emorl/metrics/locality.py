@@ -14,7 +14,7 @@ def leak(before: np.ndarray, after: np.ndarray, own_before: np.ndarray, own_afte
 
     Args:
         before: N H W 3, float: pictures of the codes as they were inferred.
-        after: N S H W 3, float: pictures with one number of one slot set to S values in turn.
+        after: N S H W 3, float: pictures with one dimension of one slot set to S values in turn.
         own_before: N H W, bool: pixels that the slot wins before.
         own_after: N S H W, bool: pixels that it wins after. Where a slot moves, both places are its own.
 

@@ -201,8 +201,8 @@ class Mode(NamedTuple):
     """Differentiate every decode, also by the decoder's parameters; else all but the last, by z alone."""
     sample: bool = True
     """Decode a sample of the last posterior, or its mean."""
-    keep: Literal["none", "last", "every"] = "last"
-    """Whose pictures are kept: of no decode, of the last or of all."""
+    keep: Literal["codes", "none", "last", "every"] = "last"
+    """Whose pictures are kept: of no decode, of the last or of all. For codes the last is not made: its NLL is NaN."""
 
 
 class TrainingPass(NamedTuple):
@@ -340,6 +340,9 @@ class EfficientMORL(BaseModel):
     def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
         """One decode of z B K D, a few images at a time."""
         chunk = self.decoder.images_per_chunk(z.shape[1], images.shape[2], images.shape[3])
+        if last and mode.keep == "codes":
+            unknown = z.new_full((len(z),), math.nan)
+            return EagerNLL(unknown.sum(), unknown, torch.zeros_like(z), ())
         keep = mode.keep == "every" or (mode.keep == "last" and last)
 
         def decode(z: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -395,27 +398,10 @@ class EfficientMORL(BaseModel):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Inference:
         """See `emorl.models.base.Model.infer`. With refinement, memory is that of one decode whatever I is."""
-        config = self.config
-        num_slots, num_steps = self.counts(options)
+        mode = Mode(training=False, sample=options.sample, keep="every" if options.keep_steps else "last")
         with torch.inference_mode(False), torch.no_grad():
-            x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype)
-            noise = as_noise(noise, len(x))
-            stage1 = self.bottom_up(x, num_slots, noise)
-            with torch.enable_grad():  # for the latent part alone; every decode has a graph of its own
-                stage1 = self._cut(stage1, noise)
-                kl_layers, prior = self.hierarchical_kl(stage1.layers, noise)
-                steps = self.refine(
-                    x,
-                    stage1,
-                    kl_layers.sum(dim=1).expand(len(x)),
-                    None if prior is None else Gaussian(prior.mean.detach(), prior.raw.detach()),
-                    num_steps,
-                    noise,
-                    nll_weight=F.softplus(self.geco_zeta) if config.geco else x.new_ones(()),
-                    kl_weight=config.kl_weight,
-                    mode=Mode(training=False, sample=options.sample, keep="every" if options.keep_steps else "last"),
-                )
-            size = (x.shape[2], x.shape[3])
+            stage1, kl_layers, steps = self._both_stages(images, options, noise, mode)
+            size = (images.shape[2], images.shape[3])
             layers = [
                 Layer(
                     posterior=_posterior(layer),
@@ -446,6 +432,31 @@ class EfficientMORL(BaseModel):
                 ),
             )
 
+    def _both_stages(
+        self, images: Tensor, options: InferOptions, noise: int | Noise | None, mode: Mode
+    ) -> tuple[BottomUp, Tensor, list[RefineStep]]:
+        """Inference without gradients of weights: stage 1, its KL per layer (B L) and stage 2."""
+        config = self.config
+        num_slots, num_steps = self.counts(options)
+        x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype)
+        noise = as_noise(noise, len(x))
+        stage1 = self.bottom_up(x, num_slots, noise)
+        with torch.enable_grad():  # for the latent part alone; every decode has a graph of its own
+            stage1 = self._cut(stage1, noise)
+            kl_layers, prior = self.hierarchical_kl(stage1.layers, noise)
+            steps = self.refine(
+                x,
+                stage1,
+                kl_layers.sum(dim=1).expand(len(x)),
+                None if prior is None else Gaussian(prior.mean.detach(), prior.raw.detach()),
+                num_steps,
+                noise,
+                nll_weight=F.softplus(self.geco_zeta) if config.geco else x.new_ones(()),
+                kl_weight=config.kl_weight,
+                mode=mode,
+            )
+        return stage1, kl_layers, steps
+
     def _cut(self, stage1: BottomUp, noise: Noise) -> BottomUp:
         """Make the top posterior a leaf, with its sample drawn again so that it depends on it."""
         top = stage1.top.leaf()
@@ -460,13 +471,10 @@ class EfficientMORL(BaseModel):
     def encode(
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
-        """Posterior means B K D; at zero refinement steps no decoder runs."""
-        num_slots, num_steps = self.counts(options)
-        if num_steps > 0:
-            return self.infer(images, options, noise=noise).steps[-1].posterior.mean
-        with torch.no_grad():
-            x = images_to_unit(images, self.initial_mean.dtype)
-            return self.bottom_up(x, num_slots, as_noise(noise, len(x))).top.mean
+        """Posterior means B K D. The last of them is not decoded, so at zero refinement steps no decoder runs."""
+        with torch.inference_mode(False), torch.no_grad():
+            _, _, steps = self._both_stages(images, options, noise, Mode(training=False, keep="codes"))
+            return steps[-1].posterior.mean.detach()
 
     def sample(
         self, count: int, size: tuple[int, int], *, num_slots: int | None = None, noise: int | Noise | None = None

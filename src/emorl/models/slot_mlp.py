@@ -109,6 +109,7 @@ class SlotMLP(BaseModel):
         num_slots = self.config.num_slots
         if options.num_slots not in (None, num_slots):
             raise InputError(f"this Slot MLP has {num_slots} slots and no other number: train one with num_slots set")
+        self.counts(options)
         refuse_refinement("Slot MLP", options)
         with torch.no_grad():
             return self.slots(images_to_unit(images, self.encoder.position.weight.dtype))

@@ -40,9 +40,8 @@ class BatchNorm(nn.Module):
         mean, var = self.running_mean.clone(), self.running_var.clone()
         y = F.batch_norm(x, mean, var, self.weight, self.bias, batch_statistics, momentum=0.1)
         if batch_statistics:
-            for buffer, moved in ((self.running_mean, mean), (self.running_var, var)):
-                # A step that is not finite is skipped by the trainer; one NaN in here would stay for good.
-                buffer.copy_(torch.where(moved.isfinite(), moved, buffer))
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(var)
         return y
 
 

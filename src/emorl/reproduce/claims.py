@@ -106,6 +106,19 @@ class AtLeast:
         return Judgement(self.says, verdict, evidence, (mean, low, high), self.asks)
 
 
+class Measured(AtLeast):
+    """The same of what was measured once: its value, and the range over the rounds of the measurement in that order."""
+
+    def judge(self, numbers: Numbers) -> Judgement:
+        """By the range."""
+        values = _values(numbers, self.place)
+        if not values:
+            return Judgement(self.says, "not decided", f"{_named(self.place)} not measured", asks=self.asks)
+        value, low, high = values
+        evidence = f"{_named(self.place)} {value:.4g}; range over rounds {low:.4g} to {high:.4g}, bound {self.bound:g}"
+        return Judgement(self.says, _verdict(low, high, self.bound), evidence, (value, low, high), self.asks)
+
+
 class AtMost(AtLeast):
     """The paper says that a quantity is at most so large."""
 

@@ -267,7 +267,7 @@ def refinement(
     numbers: dict[str, dict[str, list[float]]] = {}
     sources = {}
     for label, name in runs.items():
-        rows = lab.ask(name, partial(_evaluated, test=(tests or {}).get(label, Conditions())))
+        rows = lab.ask(name, partial(_swept, test=(tests or {}).get(label, Conditions())))
         sources[label] = lab.told(name, rows)
         numbers[label] = {}
         own = lab.experiment(name).config(0).model.refinement_steps
@@ -281,8 +281,13 @@ def refinement(
     return Content(numbers, sources, figures=[draw(lines, sources, lab.data(runs))], details=_details(lines))
 
 
-def _evaluated(known: Known, test: Conditions) -> list[Row]:
-    return [known.evaluation(InferOptions(test.num_slots, steps), test.data, test.subset) for steps in STEPS]
+def _swept(known: Known, test: Conditions) -> list[Row]:
+    return [evaluated(known, test, steps) for steps in STEPS]
+
+
+def evaluated(known: Known, test: Conditions, steps: int) -> Row:
+    """The scores of a run with I = `steps`."""
+    return known.evaluation(InferOptions(test.num_slots, steps), test.data, test.subset)
 
 
 def by_layers(lab: Lab, runs: Mapping[str, str], panel: Panel) -> Content:

@@ -82,7 +82,7 @@ def traversal(known: Known, title: str, *, position: int, dimensions: int) -> Fi
     assert scenes.mask is not None
     slot = max(0, int(match(scenes.mask, labels).predicted[0, 1]))
     rows = traversed(model, scenes.image[0], found, slot, understood, dimensions)
-    told = f"{title}; a row for each number of this slot's code, named after what it serves"
+    told = f"{title}; a row for each dimension of this slot's code, named after what it serves best"
     return slot_sheet(scenes.image[0], found, slot, understood, rows, told)
 
 
@@ -118,7 +118,7 @@ def intermediate(lab: Lab, runs: Mapping[str, str], position: int) -> Content:
 
 
 def disentanglement(lab: Lab, runs: Mapping[str, str], position: int) -> Content:
-    """Traversals, the activeness of every number of the code, and DCI."""
+    """Traversals, the activeness of every dimension of the code, and DCI."""
     table = scores(lab, runs, [*DCI, ACTIVE], TABLE3, codes=True)
     drawn = sheets(lab, runs, partial(traversal, position=position, dimensions=6))
     active = {
@@ -142,10 +142,11 @@ ACTIVE = Column("active share", _active_share)
 
 
 def _heat_maps(active: Mapping[str, list[list[float]]], sources: Mapping[str, str]) -> Figure:
-    """For every run a row of cells, one for each number of the code, most active first; one scale for all."""
+    """For every run a row of cells, one for each dimension of the code, most active first; one scale for all."""
     figure = Figure(figsize=(10, 1.0 + 1.1 * len(active)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle("Activeness: how much each number of a slot's code changes the picture, most active first", size=11)
+    told = "Activeness: how much each dimension of a slot's code changes the picture, most active first"
+    figure.suptitle(told, size=11)
     values = [x for rows in active.values() for row in rows for x in row if x > 0]
     norm = LogNorm(max(min(values), 1e-4 * max(values)), max(values), clip=True) if values else None
     for axes, (label, rows) in zip(figure.subplots(len(active), 1, squeeze=False)[:, 0], active.items(), strict=True):
@@ -203,15 +204,18 @@ def benchmark(lab: Lab, runs: Mapping[str, str], draw: Callable[[list[dict[str, 
 
 
 def _ratios(rows: list[dict[str, Any]]) -> Numbers:
-    """How much longer IODINE takes than EfficientMORL without refinement, at every size."""
-    seconds = {(row["what"], row["config"]["name"], tuple(row["config"]["size"])): row.get("ours_s") for row in rows}
+    """How much longer IODINE takes than EfficientMORL without refinement at the largest size: ratio and its range."""
+    timed = [row for row in rows if row["what"] in ("forward", "step") and row.get("ours_s")]
+    largest = max((row["config"]["size"] for row in timed), default=None)
+    seconds = {
+        (row["what"], row["config"]["name"]): (row["ours_s"], *row["ours_range_s"])
+        for row in timed
+        if row["config"]["size"] == largest
+    }
     numbers: dict[str, dict[str, list[float]]] = {}
     for name in ("IODINE", "IODINE, flattened"):
         for what in ("forward", "step"):
-            ratios = [
-                time / ours
-                for (kind, model, size), time in seconds.items()
-                if (kind, model) == (what, name) and time and (ours := seconds.get((what, "E-0", size)))
-            ]
+            theirs, ours = seconds.get((what, name)), seconds.get((what, "E-0"))
+            ratios = [theirs[0] / ours[0], theirs[1] / ours[2], theirs[2] / ours[1]] if theirs and ours else []
             numbers.setdefault(name, {})[f"{what} over that of E-0"] = ratios
     return numbers
