@@ -3,7 +3,7 @@
 A claim holds where the 95 % interval lies on its side of the bound, does not hold where it lies on the other side, and
 is not decided where the bound is inside, or there are fewer than two seeds. Intervals are Student's t; of a difference
 between the seeds of two experiments Welch's, and of one between two quantities of the same runs that of the seeds'
-differences.
+differences. What is timed once is judged by the range over its rounds.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _introduction(scale: str) -> str:
         f"Disentangled Multi-Object Representations</em> (ICML 2021), at {scale} scale: {of}. Data sets are generated, "
         "not the published ones. Means are over seeds, collapsed ones included. A claim of the paper holds where the "
         "95 % confidence interval over seeds lies beyond its bound, does not hold where it lies on the other side, and "
-        "is not decided otherwise."
+        "is not decided otherwise; a time that was measured once is judged by the range over its rounds."
     )
 
 
