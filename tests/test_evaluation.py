@@ -24,7 +24,7 @@ from emorl.evaluation import DEFINITIONS, evaluate, infer, score, score_labels, 
 from emorl.feed import feed
 from emorl.metrics.ari import ari
 from emorl.models.base import InferOptions
-from emorl.representation import Budget, describe, num_steps
+from emorl.representation import Budget, describe, num_describing_steps
 from emorl.types import Batch, Inference
 from tests import tiny
 from tests.data.test_hdf5 import CLEVR, TETROMINOES, as_authors, as_library
@@ -443,8 +443,8 @@ def test_what_cannot_be_given_is_refused_in_a_line(model: Any) -> None:
 def test_codes_are_counted_on_the_models_own_device() -> None:
     source = open_source("tetrominoes", split="test")
     nano: Any = emorl.load("nano")
-    expected = num_steps(nano, source)
-    assert num_steps(nano.to("meta"), source) == expected
+    expected = num_describing_steps(nano, source)
+    assert num_describing_steps(nano.to("meta"), source) == expected
 
 
 def test_draws_that_cannot_be_are_refused(model: Any) -> None:

@@ -20,7 +20,7 @@ from emorl import experiments
 from emorl.cli import main
 from emorl.config import from_json, to_json
 from emorl.errors import InputError
-from emorl.experiments import Experiment, look, read_experiment, read_experiments, run_experiment
+from emorl.experiments import Experiment, read_experiment, read_experiments, run_experiment, seed_state
 from emorl.presets import preset
 from emorl.reproduce.plan import PLAN
 from emorl.results import Known, known_results
@@ -199,7 +199,7 @@ def test_a_seed_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, monkeyp
     monkeypatch.setattr(experiments, "train", failing)
     states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
     assert [state.told for state in states] == ["failed: its losses are not finite", "finished"]
-    assert look(one, 0, tmp_path).told == states[0].told  # also for those who come later
+    assert seed_state(one, 0, tmp_path).told == states[0].told  # also for those who come later
 
     monkeypatch.undo()
     states, _ = run_experiment(one, tmp_path, device="cpu", max_minutes=1e-9, report=lambda line: None)
@@ -248,7 +248,7 @@ def test_a_damaged_state_file_is_told_and_made_anew(content: str, tmp_path: Path
     one = read_experiment(write_experiment(tmp_path / "x.toml", seeds=[0]))
     train(tmp_path / "x-seed0", one.config(0), device="cpu", max_minutes=0, report=lambda line: None)
     (tmp_path / "x.state.json").write_text(content)
-    assert "x.state.json" in look(one, 0, tmp_path).told
+    assert "x.state.json" in seed_state(one, 0, tmp_path).told
     states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)
     assert states[0].state == "finished" == read_json(tmp_path / "x.state.json")["seeds"][0]["state"]
 
@@ -275,7 +275,7 @@ def test_a_folder_that_holds_another_run_is_refused_before_anything_starts(tmp_p
     (tmp_path / "x-seed1" / "config.json").write_text(json.dumps(to_json(replace(tiny.RUN, batch_size=3, seed=1))))
     assert main(["train", "--experiment", str(path), "--runs", str(tmp_path)]) == 2
     assert "another batch_size" in capsys.readouterr().err and not (tmp_path / "x-seed0").exists()
-    state = look(read_experiment(path), 1, tmp_path)
+    state = seed_state(read_experiment(path), 1, tmp_path)
     assert state.state == "failed" and "another batch_size" in state.reason
 
 

@@ -255,7 +255,7 @@ def test_shares_are_what_the_gradient_by_a_log_mask_says(density: Density, joint
     log_masks.requires_grad_()
     mixture = pixel_mixture(images, log_masks, components, 0.2, density, joint)
     (grad,) = torch.autograd.grad(mixture.nll().sum(), log_masks, retain_graph=True)
-    shares = mixture.shares().detach()
+    shares = mixture.responsibilities().detach()
     torch.testing.assert_close(shares.sum(dim=2, keepdim=True), -grad, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones_like(shares[:, 0]), rtol=1e-12, atol=0)
 
@@ -291,7 +291,7 @@ def test_mixtures_of_extreme_colours_stay_finite_with_their_gradients(density: D
     components = torch.tensor([-30.0, 30.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 2, 2).clone().requires_grad_()
     mixture = pixel_mixture(images, logits.log_softmax(dim=1), components, 0.01, density)
     (grad,) = torch.autograd.grad(mixture.nll().sum(), components)
-    assert all(bool(x.isfinite().all()) for x in (mixture.nll(), grad, mixture.gain(), mixture.shares()))
+    assert all(bool(x.isfinite().all()) for x in (mixture.nll(), grad, mixture.gain(), mixture.responsibilities()))
 
 
 # ----------------------------------------------------------------- extreme inputs

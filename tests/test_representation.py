@@ -23,7 +23,7 @@ from emorl.representation import (
     collect,
     describe,
     locality,
-    num_steps,
+    num_describing_steps,
     of_objects,
     rendered_dimensions,
 )
@@ -53,7 +53,7 @@ def test_everything_is_said_in_plain_values(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(found["slots"]["share"]) == pytest.approx(1)
     assert found["dci"]["informativeness"]["accuracy"].keys() == {"shape"}  # a class, though files hold it as a float
     assert {"x", "y", "color_0"} <= found["dci"]["informativeness"]["r2"].keys()
-    assert sum(steps) == num_steps(tiny.build(), scenes(), SMALL)
+    assert sum(steps) == num_describing_steps(tiny.build(), scenes(), SMALL)
 
 
 def test_objects_that_no_slot_shows_are_counted_and_not_compared() -> None:

@@ -15,7 +15,7 @@ from emorl.data.sources import open_source
 from emorl.errors import InputError
 from emorl.figures import save_animation, traversal_sheet
 from emorl.runs import make_weights
-from emorl.traverse import Ranges, num_steps, ranges, traverse
+from emorl.traverse import Ranges, num_ranging_steps, ranges, traverse
 from tests import tiny
 
 SIZE = (35, 35)
@@ -29,7 +29,7 @@ def scenes() -> Subset:
 def known() -> Ranges:
     steps: list[int] = []
     found = ranges(tiny.build(), scenes(), 5, 0, steps.append)
-    assert sum(steps) == num_steps(tiny.build(), scenes())
+    assert sum(steps) == num_ranging_steps(tiny.build(), scenes())
     return found
 
 

@@ -145,7 +145,7 @@ class SeedState:
         return told.get(self.state, self.state)
 
 
-def look(experiment: Experiment, seed: int, runs: Path) -> SeedState:
+def seed_state(experiment: Experiment, seed: int, runs: Path) -> SeedState:
     """How far a seed is. Raises nothing for a folder that cannot be used: its state says so."""
     folder, config = experiment.folder(runs, seed), experiment.config(seed)
     state = SeedState(seed, folder, "not run", steps=config.steps)
@@ -247,7 +247,7 @@ def _run_seeds(
     report: Callable[[str], None],
 ) -> tuple[list[SeedState], bool]:
     """What `run_experiment` does once nothing stands in its way."""
-    states = {seed: look(experiment, seed, runs) for seed in experiment.seeds}
+    states = {seed: seed_state(experiment, seed, runs) for seed in experiment.seeds}
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     interrupted = False
     for seed in experiment.seeds[:num_seeds]:
@@ -268,7 +268,7 @@ def _run_seeds(
         except Exception as error:
             reason = failure(error)
             report(f"seed {seed} failed: {reason}")
-        states[seed] = look(experiment, seed, runs)
+        states[seed] = seed_state(experiment, seed, runs)
         if reason:
             states[seed] = replace(states[seed], state="failed", reason=reason)
     write_state(experiment, list(states.values()), runs)

@@ -134,7 +134,7 @@ class PixelMixture(NamedTuple):
         """-log p(x) per image (B)."""
         return -self.log_prob.sum(dim=(1, 2, 3, 4))
 
-    def shares(self) -> Tensor:
+    def responsibilities(self) -> Tensor:
         """m_k f_k / sum_j m_j f_j, B K C H W: how far each slot explains what is seen; sums to one over K."""
         return (self.log_masks + self.log_densities - self.log_prob).exp()
 

@@ -204,7 +204,7 @@ def are_active(changes: np.ndarray) -> np.ndarray:
     return result
 
 
-def num_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
+def num_describing_steps(model: Model, source: Source, budget: Budget = Budget()) -> int:
     """How far `describe` counts: images, and dimensions of the code."""
     assert isinstance(model, nn.Module)
     image = torch.zeros(1, 3, *(source.size or (1, 1)), dtype=torch.uint8, device=next(model.parameters()).device)

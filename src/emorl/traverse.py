@@ -22,8 +22,7 @@ from emorl.evaluation import infer
 from emorl.figures import save_animation, save_figure, traversal_sheet
 from emorl.metrics.activeness import activeness, value_grid
 from emorl.models.base import InferOptions, Model
-from emorl.representation import Budget, Collected, collect, of_objects, rendered_dimensions
-from emorl.representation import num_steps as describing_steps
+from emorl.representation import Budget, Collected, collect, num_describing_steps, of_objects, rendered_dimensions
 from emorl.types import Inference
 
 RANGE_IMAGES = 100
@@ -67,9 +66,9 @@ def ranges(
     )
 
 
-def num_steps(model: Model, source: Source) -> int:
+def num_ranging_steps(model: Model, source: Source) -> int:
     """How far `ranges` counts: images, and dimensions of the code."""
-    return describing_steps(model, source, Budget(images=FACTOR_IMAGES))
+    return num_describing_steps(model, source, Budget(images=FACTOR_IMAGES))
 
 
 def _names(seen: Collected) -> list[str]:

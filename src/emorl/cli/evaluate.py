@@ -23,8 +23,7 @@ from emorl.evaluation import BATCH_SIZE
 from emorl.feed import feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision, pick_device
-from emorl.representation import are_active, describe
-from emorl.representation import num_steps as num_describing_steps
+from emorl.representation import are_active, describe, num_describing_steps
 from emorl.results import evaluate_feed, is_run, keep_results
 from emorl.runs import find_weights, load_weights, newest_checkpoint
 

@@ -15,7 +15,7 @@ from emorl.errors import InputError
 from emorl.feed import feed, image_size
 from emorl.runs import find_weights, load_weights
 from emorl.web.export import export_web as write_explorer
-from emorl.web.export import num_steps as num_export_steps
+from emorl.web.export import num_export_steps
 from emorl.web.networks import export_networks, new_folder
 from emorl.web.serve import make_server, serve
 

@@ -21,8 +21,7 @@ from emorl.models.base import InferOptions
 from emorl.precision import pick_device
 from emorl.runs import find_weights, load_weights
 from emorl.sample import sample as draw_scenes
-from emorl.traverse import num_steps as num_ranging_steps
-from emorl.traverse import ranges
+from emorl.traverse import num_ranging_steps, ranges
 from emorl.traverse import traverse as run_traversal
 
 

@@ -204,7 +204,7 @@ class GenesisV2(KLGecoModel):
 
     # ---------------------------------------------------------------- from images to codes
 
-    def look(self, images: Tensor, num_slots: int, noise: Noise) -> tuple[Tensor, Posterior]:
+    def attend_and_encode(self, images: Tensor, num_slots: int, noise: Noise) -> tuple[Tensor, Posterior]:
         """Images B 3 H W in [0, 1] -> the attention's log masks B K 1 H W, and the posterior of every slot."""
         features = self.encoder(images)  # B C H W
         uniform = torch.special.ndtr(noise.normal("seeds", 0, images[:, :1]))  # one map for all slots of an image
@@ -223,7 +223,7 @@ class GenesisV2(KLGecoModel):
 
     def _run(self, images: Tensor, num_slots: int, eps: Tensor | None, noise: Noise) -> _Pass:
         """eps: B K D, the noise of the codes; None for the means."""
-        log_masks, q = self.look(images, num_slots, noise)
+        log_masks, q = self.attend_and_encode(images, num_slots, noise)
         z = q.mean if eps is None else q.mean + q.std * eps
         prior = Posterior(*self.prior(z))
         log_decoder_masks, components = self.decode_log(z, self.config.image_size)
@@ -267,7 +267,7 @@ class GenesisV2(KLGecoModel):
         """Posterior means B K D; no decoder runs. The noise draws the seeds, and with them the order of the slots."""
         with torch.no_grad():
             x, num_slots = self._checked(images, options)
-            return self.look(x, num_slots, as_noise(noise, len(x)))[1].mean
+            return self.attend_and_encode(x, num_slots, as_noise(noise, len(x)))[1].mean
 
     def decode_slots(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See `Model`: the decoder's mask logits and colours, at any size."""

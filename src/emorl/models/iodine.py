@@ -9,7 +9,8 @@ all slots and images; for t = 0..T:
     lambda_k <- lambda_k + refine(x, a, y, m, log p(x), dL/da, dL/dy, ...; lambda_k, dL/dlambda_k)     while t < T
 
 Training minimises sum_t (t / T) L_t, the NLL summed over pixels and channels. f is logistic or Gaussian and belongs to
-all three channels of a pixel together. Two of the gradients need no backward: with the shares s_k = m_k f_k / p(x),
+all three channels of a pixel together. Two of the gradients need no backward: with the responsibilities
+s_k = m_k f_k / p(x),
 
     dL/da_k = m_k - s_k,    dL/dy_k = -s_k d log f(x; y_k) / dy_k
 
@@ -300,7 +301,7 @@ class Iodine(BaseModel):
         """What refinement sees of a decode. The gradients are those of the NLL: the KL knows no pixels."""
         mixture = self.mixture(images, canvas)
         logits, components, masks = canvas[:, :, :1], canvas[:, :, 1:], mixture.log_masks.exp()
-        shares = mixture.shares()
+        shares = mixture.responsibilities()
         slope = log_density_slope(images.unsqueeze(1), components, self.config.scale, self.config.density)
         return Maps(
             logits=logits,
@@ -344,7 +345,7 @@ class Iodine(BaseModel):
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.full_like(posterior.raw, self.prior_raw))
         return gaussian_kl(posterior, prior)
 
-    def look(
+    def sample_and_decode(
         self, posterior: Gaussian, images: Tensor, eps: Tensor, mode: Mode, weight: float = 0, last: bool = False
     ) -> RefineStep:
         """Sample, decode, and both parts of the loss, whose weight in training is `weight`."""
@@ -383,7 +384,7 @@ class Iodine(BaseModel):
         for t, weight in enumerate(step_weights(num_steps)):
             sampled = mode.sample or t < num_steps
             eps = noise.normal("z", t, posterior.mean) if sampled else torch.zeros_like(posterior.mean)
-            step = self.look(posterior, images, eps, mode, weight, last=t == num_steps)
+            step = self.sample_and_decode(posterior, images, eps, mode, weight, last=t == num_steps)
             steps.append(step._replace(delta=delta))
             if t < num_steps:
                 delta, state = self.improve(step, images, state, mode)
@@ -431,7 +432,7 @@ class Iodine(BaseModel):
             noise = as_noise(noise, len(x))
             posterior, state = self.initial(len(x), num_slots), None
             for t in range(num_steps):
-                step = self.look(posterior, x, noise.normal("z", t, posterior.mean), mode)
+                step = self.sample_and_decode(posterior, x, noise.normal("z", t, posterior.mean), mode)
                 delta, state = self.improve(step, x, state, mode)
                 posterior = posterior.moved(delta)
             return posterior.mean

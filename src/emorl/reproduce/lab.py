@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emorl.errors import InputError
-from emorl.experiments import Experiment, SeedState, look
+from emorl.experiments import Experiment, SeedState, seed_state
 from emorl.results import Known
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Lab:
         """How far every seed of an experiment is."""
         if name not in self._states:
             experiment = self.experiment(name)
-            self._states[name] = [look(experiment, seed, self.runs) for seed in experiment.seeds]
+            self._states[name] = [seed_state(experiment, seed, self.runs) for seed in experiment.seeds]
         return self._states[name]
 
     def describe(self, name: str) -> dict[str, Any]:

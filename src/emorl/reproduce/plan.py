@@ -375,8 +375,8 @@ PLAN: dict[str, Item] = {
     "fig11": Item(
         "Fig. 11: does a change of one slot reach the others?",
         "Sprites of several colours on textures. The dimensions of one slot's code are changed one by one; the leak is "
-        "the share of the picture's change outside that slot. The paper shows that with the ordered slots of GENESIS all "
-        "objects change.",
+        "the share of the picture's change outside that slot. The paper shows that with the ordered slots of GENESIS "
+        "all objects change.",
         partial(pictures.leaks, num_images=32, position=0),
         {
             scale: {

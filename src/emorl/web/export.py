@@ -26,7 +26,7 @@ from emorl.data.base import Source
 from emorl.errors import InputError
 from emorl.models.base import Model
 from emorl.runs import write_json
-from emorl.traverse import num_steps as num_ranging_steps
+from emorl.traverse import num_ranging_steps
 from emorl.web.handles import Handles, find_handles
 from emorl.web.networks import export_networks, new_folder
 
@@ -43,7 +43,7 @@ def require_runtime() -> None:
         raise InputError(f"{RUNTIME / missing[0]} is missing: run `make web` in a checkout of emorl (it needs npm)")
 
 
-def num_steps(model: Model, source: Source) -> int:
+def num_export_steps(model: Model, source: Source) -> int:
     """How far `export_web` counts."""
     return num_ranging_steps(model, source) + 1
 
@@ -63,7 +63,7 @@ def export_web(
         source: scenes of the size that the model shall take. The first ones are its samples; ranges, activeness and
             names of the codes' dimensions, and how codes move objects, are found on them.
         out: the folder.
-        progress: is told of as many steps as `num_steps` counts.
+        progress: is told of as many steps as `num_export_steps` counts.
 
     Raises:
         InputError: the folder exists, the model cannot be exported, or the parts that npm fetches are missing.

@@ -80,8 +80,8 @@ def centroids(shown: Tensor) -> Tensor:
 def find_handles(model: Model, source: Source, progress: Callable[[int], None] = lambda steps: None) -> Handles:
     """Look at scenes for range, activeness and meaning of every dimension, and for how codes move objects.
 
-    `progress` is told of as many steps as `emorl.traverse.num_steps` counts. Raises InputError for a source whose
-    images have different sizes.
+    `progress` is told of as many steps as `emorl.traverse.num_ranging_steps` counts. Raises InputError for a source
+    whose images have different sizes.
     """
     known = ranges(model, source, 2, seed=0, progress=progress)
     codes, places = objects(model, source)
