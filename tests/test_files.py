@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emorl.errors import InputError
-from emorl.files import write_whole
+from emorl.files import new_folder, write_whole
 
 
 def test_written_whole(tmp_path: Path) -> None:
@@ -64,4 +64,16 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists"), write_whole(tmp_path, overwrite=True):
         pass
     with pytest.raises(InputError, match="cannot write"), write_whole(tmp_path / ("a" * 300)):
+        pass
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as folder:
+        (folder / "part").touch()
+        1 / 0  # noqa: B018
+    assert not list(tmp_path.iterdir())
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "part").touch()
+    assert (tmp_path / "out" / "part").is_file()
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):
         pass

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from emorl.config import TrainConfig, from_json, model_from_json, model_to_json, to_json
 from emorl.errors import InputError, first_line
-from emorl.files import held, sync_folder, write_whole
+from emorl.files import held, new_folder, sync_folder, write_whole
 from emorl.models import ModelConfig, build_model
 from emorl.models.base import Model
 from emorl.precision import Precision, place
@@ -94,17 +94,8 @@ def save_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
 
 def make_weights(folder: Path, model: Model, about: dict[str, Any]) -> None:
     """Write a new weights folder, whole or not at all; raises InputError where it exists."""
-    if folder.exists():
-        raise InputError(f"{folder} exists already: name another folder")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         save_weights(temporary, model, about)
-        temporary.rename(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_weights(

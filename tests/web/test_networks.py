@@ -23,7 +23,7 @@ from emorl.models.monet import MONetConfig
 from emorl.models.slot_attention import SlotAttentionConfig
 from emorl.models.slot_mlp import SlotMLPConfig
 from emorl.runs import find_weights, load_weights, make_weights, read_json, shipped_names
-from emorl.web.networks import Decoder, Encoder, FirstDraw, export_networks, new_folder
+from emorl.web.networks import Decoder, Encoder, FirstDraw, export_networks
 from tests import tiny
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'emorl[dev]'")
@@ -132,18 +132,6 @@ def test_another_draw_gives_other_codes() -> None:
     assert noise is not None
     assert torch.equal(encoder(image, noise), encoder(image, noise))
     assert not torch.allclose(encoder(image, noise), encoder(image, -noise), atol=0.1)
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as folder:
-        (folder / "part").touch()
-        1 / 0  # noqa: B018
-    assert not list(tmp_path.iterdir())
-    with new_folder(tmp_path / "out") as folder:
-        (folder / "part").touch()
-    assert (tmp_path / "out" / "part").is_file()
-    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "out"):
-        pass
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,11 @@ from emorl.cli.shared import parse
 from emorl.data.progress import bar
 from emorl.errors import InputError
 from emorl.feed import feed, image_size
+from emorl.files import new_folder
 from emorl.runs import find_weights, load_weights
 from emorl.web.export import export_web as write_explorer
 from emorl.web.export import num_export_steps
-from emorl.web.networks import export_networks, new_folder
+from emorl.web.networks import export_networks
 from emorl.web.serve import make_server, serve
 
 

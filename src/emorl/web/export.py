@@ -24,11 +24,12 @@ from PIL import Image
 
 from emorl.data.base import Source
 from emorl.errors import InputError
+from emorl.files import new_folder
 from emorl.models.base import Model
 from emorl.runs import write_json
 from emorl.traverse import num_ranging_steps
 from emorl.web.handles import Handles, find_handles
-from emorl.web.networks import export_networks, new_folder
+from emorl.web.networks import export_networks
 
 PAGE = Path(__file__).parent / "page"
 PAGE_SUFFIXES = {".html", ".css", ".js", ".svg"}

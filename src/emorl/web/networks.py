@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,23 +155,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder that takes the name `path` when the block ends without an error.
-
-    Raises:
-        InputError: `path` exists, or the system refuses to write.
-    """
-    if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists already: name another folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
