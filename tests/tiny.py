@@ -12,7 +12,8 @@ import torch
 
 from emorl.config import TrainConfig, to_json
 from emorl.geco import GecoConfig
-from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig, PatchConfig
+from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
+from emorl.nn.choices import PatchConfig
 from emorl.presets import preset
 
 MODEL = EfficientMORLConfig(

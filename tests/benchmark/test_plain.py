@@ -13,7 +13,8 @@ from emorl.benchmark.counters import LiveBytes, Work, peak_bytes
 from emorl.benchmark.plain import PlainEfficientMORL
 from emorl.geco import GecoConfig
 from emorl.models.base import InferOptions, TrainState
-from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig, PatchConfig
+from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
+from emorl.nn.choices import PatchConfig
 from emorl.precision import place
 from tests.models import plain as reference
 

@@ -21,10 +21,10 @@ from emorl.models.base import InferOptions, Model, TrainState
 from emorl.models.efficientmorl import (
     EfficientMORL,
     EfficientMORLConfig,
-    PatchConfig,
     as_released,
     step_weights,
 )
+from emorl.nn.choices import PatchConfig
 from emorl.noise import ImageNoise, RecordedNoise
 from emorl.types import Inference, Loss
 from tests.models import plain

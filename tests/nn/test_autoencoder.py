@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from emorl.nn.autoencoder import (
-    Decoder,
-    Encoder,
     decode_linear,
     draw_in_unit,
     feature_encoder,
     pictures_of,
-    slot_decoder,
     squared_error,
     to_unit,
     token_encoder,
 )
+from emorl.nn.choices import DecoderKind, EncoderKind, slot_decoder
 from emorl.nn.decoders import PixelDecoder
 from tests.models.plain import random_weights
 
@@ -34,7 +32,7 @@ def images() -> Tensor:
     return torch.rand(B, 3, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def decoder(kind: Decoder) -> PixelDecoder:
+def decoder(kind: DecoderKind) -> PixelDecoder:
     """With colours far out of range."""
     found = slot_decoder(kind, D).double()
     random_weights(found, 0)
@@ -49,7 +47,7 @@ def test_values_are_mapped_and_clamped() -> None:
 
 
 @pytest.mark.parametrize("kind", ["deconv", "small", "subpixel"])
-def test_pictures_are_clamped_behind_the_mixture(kind: Decoder) -> None:
+def test_pictures_are_clamped_behind_the_mixture(kind: DecoderKind) -> None:
     net, z = decoder(kind), slots()
     masks, colours, mixture = decode_linear(net, z, SIZE)
     assert_close(mixture, (masks * colours).sum(dim=1))
@@ -71,7 +69,7 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 @pytest.mark.parametrize("kind", ["deconv", "small", "subpixel"])
 def test_the_error_and_its_gradients_are_those_of_ordinary_differentiation(
-    kind: Decoder, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+    kind: DecoderKind, chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, z, x = decoder(kind), slots().requires_grad_(), images()
     parameters = list(net.parameters())
@@ -93,7 +91,7 @@ def test_the_error_and_its_gradients_are_those_of_ordinary_differentiation(
 
 
 @pytest.mark.parametrize("kind", ["conv", "patch"])
-def test_features_are_tokens_before_their_network(kind: Encoder) -> None:
+def test_features_are_tokens_before_their_network(kind: EncoderKind) -> None:
     tokens, features = token_encoder(kind, 6).double(), feature_encoder(kind, 6).double()
     features.load_state_dict({n: p for n, p in tokens.state_dict().items() if not n.startswith(("norm", "mlp"))})
     x = images() * 2 - 1

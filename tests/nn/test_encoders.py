@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
-from emorl.nn.encoders import ImageEncoder, conv_encoder, pad_to_multiple, patch_encoder
+from emorl.nn.choices import EncoderKind, PatchConfig, encoder_layers
+from emorl.nn.encoders import ImageEncoder, pad_to_multiple
 
 
 def images(height: int, width: int) -> torch.Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_a_token_per_pixel_in_row_order() -> None:
+def encoder_of(kind: EncoderKind, patch: int = 2, num_layers: int = 2) -> ImageEncoder:
     torch.manual_seed(0)
-    encoder = conv_encoder(6).double()
+    convs, stride = encoder_layers(kind, 6, PatchConfig(patch, 6, num_layers))
+    return ImageEncoder(convs, 6, stride)
+
+
+def test_a_token_per_pixel_in_row_order() -> None:
+    encoder = encoder_of("conv").double()
     x = images(18, 21)
     tokens, grid = encoder(x)
     assert grid == (18, 21)
@@ -33,8 +37,7 @@ def test_a_token_per_pixel_in_row_order() -> None:
 
 @pytest.mark.parametrize("patch", [2, 3, 4])
 def test_a_token_per_patch_in_row_order(patch: int) -> None:
-    torch.manual_seed(0)
-    encoder = patch_encoder(6, patch, num_layers=1).double()
+    encoder = encoder_of("patch", patch, num_layers=1).double()
     x = images(7, 10)
     tokens, grid = encoder(x)
     assert grid == (-(-7 // patch), -(-10 // patch))
@@ -44,11 +47,10 @@ def test_a_token_per_patch_in_row_order(patch: int) -> None:
     assert moved == [4 // patch * grid[1] + 8 // patch]
 
 
-@pytest.mark.parametrize("build", [lambda: conv_encoder(6), lambda: patch_encoder(6, 2, 2)])
-def test_position_reaches_the_tokens(build: Callable[[], ImageEncoder]) -> None:
+@pytest.mark.parametrize("kind", ["conv", "patch"])
+def test_position_reaches_the_tokens(kind: EncoderKind) -> None:
     """On a picture of one colour, tokens far from the border differ by the position code alone."""
-    torch.manual_seed(0)
-    encoder = build()
+    encoder = encoder_of(kind)
 
     def middle() -> torch.Tensor:
         tokens, (h, w) = encoder(torch.zeros(1, 3, 40, 44))

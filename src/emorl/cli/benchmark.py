@@ -30,7 +30,7 @@ from emorl.cli.shared import check_json, parse, save_json
 from emorl.data.progress import bar
 from emorl.errors import InputError
 from emorl.figures import save_figure
-from emorl.models.efficientmorl import DecoderKind
+from emorl.nn.choices import DecoderKind
 from emorl.precision import Precision, native_bfloat16, pick_device
 from emorl.presets import preset
 

@@ -35,42 +35,14 @@ from emorl.errors import InputError
 from emorl.geco import GecoConfig
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
-from emorl.nn.decoders import (
-    DeconvDecoder,
-    PixelDecoder,
-    broadcast_decoder,
-    masks_and_colours,
-    modulated_decoder,
-    small_decoder,
-    subpixel_decoder,
-)
-from emorl.nn.encoders import conv_encoder, patch_encoder
+from emorl.nn.choices import DecoderKind, EncoderKind, PatchConfig, encoder_layers, slot_decoder
+from emorl.nn.decoders import masks_and_colours
+from emorl.nn.encoders import ImageEncoder
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.init import keras_, xavier_small_
 from emorl.noise import Noise, as_noise
 from emorl.prob import LIKELIHOODS, Gaussian, Likelihood, gaussian_kl
 from emorl.types import Decoding, Inference, Layer, Loss, Posterior, Step
-
-DecoderKind = Literal["broadcast", "small", "deconv", "subpixel", "modulated"]
-"""See `emorl.nn.decoders`."""
-
-
-@dataclass(frozen=True)
-class PatchConfig:
-    """Sizes of the patch encoder and of the decoders by patches, ours; the paper's networks have no free sizes."""
-
-    encoder_patch: int = 2
-    """Pixels per token and side."""
-    encoder_channels: int = 32
-    encoder_layers: int = 3
-    """Convolutions, the strided one included."""
-    decoder_patch: int = 4
-    """Pixels per position and side of the decoder's grid."""
-    decoder_channels: int = 64
-    decoder_layers: int = 4
-    """Convolutions, the sub-pixel one included."""
-    decoder_waves: int = 4
-    """Cosines of position per axis beside the four border distances."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +74,7 @@ class EfficientMORLConfig:
     """beta; above 1 for more disentanglement (App. E.2)."""
     loss_weights: Literal["paper", "released"] = "paper"
     """Eq. 8, or (I + 3 - i) / (I + 1) for i = 0..I."""
-    encoder: Literal["conv", "patch"] = "conv"
+    encoder: EncoderKind = "conv"
     """The paper's, or ours for laptops."""
     decoder: DecoderKind = "broadcast"
     """The paper's for CLEVR6 and Multi-dSprites, for Tetrominoes, for E-X-S in Fig. 10, or two of ours for laptops."""
@@ -233,22 +205,10 @@ class EfficientMORL(BaseModel):
             raise InputError(f"sigma must be a positive number, got {config.sigma}")
         self.config = config
         dim, patch = config.slot_dim, config.patch
-        if config.encoder == "conv":
-            self.encoder, channels = conv_encoder(), 64
-        else:
-            channels = patch.encoder_channels
-            self.encoder = patch_encoder(channels, patch.encoder_patch, patch.encoder_layers)
-        if config.decoder == "broadcast":
-            self.decoder: PixelDecoder = broadcast_decoder(dim)
-        elif config.decoder == "small":
-            self.decoder = small_decoder(dim)
-        elif config.decoder == "deconv":
-            self.decoder = DeconvDecoder(dim)
-        else:
-            by_patches = {"subpixel": subpixel_decoder, "modulated": modulated_decoder}[config.decoder]
-            self.decoder = by_patches(
-                dim, patch.decoder_channels, patch.decoder_patch, patch.decoder_layers, patch.decoder_waves
-            )
+        channels = 64 if config.encoder == "conv" else patch.encoder_channels
+        convs, stride = encoder_layers(config.encoder, channels, patch)
+        self.encoder = ImageEncoder(convs, channels, stride)
+        self.decoder = slot_decoder(config.decoder, dim, patch)
         self.attention = SetAttention(channels, dim)
         self.norm_slots = nn.LayerNorm(dim)
         self.gru: nn.Module = DualGRU(dim) if config.gru == "dual" else SingleGRU(dim)

@@ -30,14 +30,12 @@ from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_uni
 from emorl.nn.attention import SetAttention
 from emorl.nn.autoencoder import (
     NORM_EPSILON,
-    Decoder,
-    Encoder,
     draw_in_unit,
     pictures_of,
-    slot_decoder,
     squared_error,
     token_encoder,
 )
+from emorl.nn.choices import DecoderKind, EncoderKind, slot_decoder
 from emorl.nn.init import keras_
 from emorl.noise import Noise, as_noise
 from emorl.types import Inference, Loss
@@ -59,11 +57,11 @@ class SlotAttentionConfig:
     """D; 64 in the released code, 32 for Tetrominoes in EfficientMORL's."""
     refinement_steps: int = 3
     """T at test time where the caller names none."""
-    encoder: Encoder = "conv"
+    encoder: EncoderKind = "conv"
     """The paper's, or ours for laptops."""
     encoder_channels: int = 64
     """C."""
-    decoder: Decoder = "deconv"
+    decoder: DecoderKind = "deconv"
     """The paper's for CLEVR, EfficientMORL's for sprites and Tetrominoes, or ours for laptops."""
 
 

@@ -24,14 +24,12 @@ from torch import Tensor, nn
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement
 from emorl.nn.autoencoder import (
-    Decoder,
-    Encoder,
     draw_in_unit,
     feature_encoder,
     pictures_of,
-    slot_decoder,
     squared_error,
 )
+from emorl.nn.choices import DecoderKind, EncoderKind, slot_decoder
 from emorl.nn.init import keras_
 from emorl.noise import Noise
 from emorl.types import Inference, Loss
@@ -49,7 +47,7 @@ class SlotMLPConfig:
     """K, which no caller can change."""
     slot_dim: int = 64
     """D; as Slot Attention on the same data."""
-    encoder: Encoder = "conv"
+    encoder: EncoderKind = "conv"
     """Slot Attention's, or ours for laptops."""
     encoder_channels: int = 64
     """C."""
@@ -57,7 +55,7 @@ class SlotMLPConfig:
     """Features are resized to so many rows and columns (ours)."""
     hidden_dim: int = 512
     """Width of the MLP's two hidden layers (ours)."""
-    decoder: Decoder = "deconv"
+    decoder: DecoderKind = "deconv"
     """As Slot Attention on the same data."""
 
 

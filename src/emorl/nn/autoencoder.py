@@ -13,52 +13,30 @@ Axes: B images, K slots, D slot width, C feature channels, H W pixels.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from emorl.eager_vjp import EagerNLL, chunks, decode_and_differentiate
-from emorl.nn.decoders import DeconvDecoder, PixelDecoder, small_decoder, subpixel_decoder
-from emorl.nn.encoders import FeatureEncoder, ImageEncoder, conv_encoder, conv_layers, patch_encoder, patch_layers
+from emorl.nn.choices import EncoderKind, encoder_layers
+from emorl.nn.decoders import PixelDecoder
+from emorl.nn.encoders import FeatureEncoder, ImageEncoder
 from emorl.prob import sum_inside
 from emorl.types import Inference
-
-Encoder = Literal["conv", "patch"]
-"""Four 5x5 convolutions at every pixel, the paper's; or ours for laptops, at patches of pixels."""
-Decoder = Literal["deconv", "small", "subpixel"]
-"""The paper's for CLEVR; convolutions at every pixel, for small pictures; or ours for laptops, at patches of pixels."""
 
 NORM_EPSILON = 1e-3
 """Of every LayerNorm: Keras's default; PyTorch's is 1e-5."""
 
-ENCODER_PATCH, ENCODER_LAYERS = 2, 3
-"""Of the patch encoder: pixels per token and side, and convolutions."""
-DECODER_PATCH, DECODER_CHANNELS, DECODER_LAYERS, DECODER_WAVES = 4, 64, 4, 4
-"""Of the sub-pixel decoder, see `emorl.nn.decoders.subpixel_decoder`."""
 
-
-def token_encoder(kind: Encoder, channels: int) -> ImageEncoder:
+def token_encoder(kind: EncoderKind, channels: int) -> ImageEncoder:
     """Images -> tokens B N C."""
-    if kind == "conv":
-        return conv_encoder(channels, NORM_EPSILON)
-    return patch_encoder(channels, ENCODER_PATCH, ENCODER_LAYERS, NORM_EPSILON)
+    convs, stride = encoder_layers(kind, channels)
+    return ImageEncoder(convs, channels, stride, NORM_EPSILON)
 
 
-def feature_encoder(kind: Encoder, channels: int) -> FeatureEncoder:
+def feature_encoder(kind: EncoderKind, channels: int) -> FeatureEncoder:
     """Images -> feature maps B C h w: the same without its network on tokens."""
-    if kind == "conv":
-        return FeatureEncoder(conv_layers(channels), channels)
-    return FeatureEncoder(patch_layers(channels, ENCODER_PATCH, ENCODER_LAYERS), channels, ENCODER_PATCH)
-
-
-def slot_decoder(kind: Decoder, dim: int) -> PixelDecoder:
-    """Slots -> mask logits and colours."""
-    if kind == "deconv":
-        return DeconvDecoder(dim)
-    if kind == "small":
-        return small_decoder(dim)
-    return subpixel_decoder(dim, DECODER_CHANNELS, DECODER_PATCH, DECODER_LAYERS, DECODER_WAVES)
+    convs, stride = encoder_layers(kind, channels)
+    return FeatureEncoder(convs, channels, stride)
 
 
 def decode_linear(decoder: PixelDecoder, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,18 +60,8 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
 
-def conv_encoder(channels: int = 64, norm_eps: float = 1e-5) -> ImageEncoder:
-    """The paper's: four 5x5 convolutions of stride 1, a token per pixel."""
-    return ImageEncoder(conv_layers(channels), channels, norm_eps=norm_eps)
-
-
-def patch_encoder(channels: int, patch: int, num_layers: int, norm_eps: float = 1e-5) -> ImageEncoder:
-    """A token per patch: one strided convolution, then 3x3 ones, `num_layers` in all."""
-    return ImageEncoder(patch_layers(channels, patch, num_layers), channels, patch, norm_eps)
-
-
 def conv_layers(channels: int) -> ConvStack:
-    """The convolutions of `conv_encoder`."""
+    """The paper's: four 5x5 convolutions of stride 1, a feature per pixel."""
     layers: list[nn.Module] = []
     for i in range(4):
         layers += [nn.Conv2d(3 if i == 0 else channels, channels, 5, padding=2), nn.ReLU()]
@@ -79,7 +69,7 @@ def conv_layers(channels: int) -> ConvStack:
 
 
 def patch_layers(channels: int, patch: int, num_layers: int) -> ConvStack:
-    """The convolutions of `patch_encoder`."""
+    """A feature per patch: one strided convolution, then 3x3 ones, `num_layers` in all."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels, patch, stride=patch), nn.ReLU()]
     for _ in range(num_layers - 1):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]

@@ -7,7 +7,8 @@ from typing import Any
 
 from emorl.config import TrainConfig
 from emorl.geco import GecoConfig
-from emorl.models.efficientmorl import EfficientMORLConfig, PatchConfig
+from emorl.models.efficientmorl import EfficientMORLConfig
+from emorl.nn.choices import PatchConfig
 from emorl.presets.base import Preset, on_small_sprites, variant
 
 
