@@ -40,16 +40,16 @@ visible = (found.masks * found.components).amax(dim=(2, 3, 4))[0]  # brightest p
 objects = [k for k in pixels.argsort(descending=True).tolist() if visible[k] > 0.5]
 print(f"slots that show an object: {objects}")
 
-# Which number of the code moves the first object most, and which way?
+# Which dimension of the code moves the first object most, and which way?
 first, second = objects[:2]
 moved = slots.clone()
 best, farthest = slots, 0.0
-for number in range(slots.shape[2]):
+for d in range(slots.shape[2]):
     trial = slots.clone()
-    trial[0, first, number] += 1.0
+    trial[0, first, d] += 1.0
     change = (model.decode(trial, (35, 35)).reconstruction - found.reconstruction).square().sum().item()
     if change > farthest:
-        best, farthest, which = trial, change, number
+        best, farthest, which = trial, change, d
 print(f"dimension {which} of slot {first}'s code changes the picture most")
 
 without = torch.cat([slots[:, :second], slots[:, second + 1 :]], dim=1)  # any number of slots can be decoded

@@ -29,6 +29,7 @@ from emorl.cli import COMMANDS, command, main
 from emorl.config import to_json
 from emorl.data.sources import DATASETS, make, open_source
 from emorl.errors import InputError
+from emorl.feed import feed
 from emorl.models.efficientmorl import EfficientMORL, as_released
 from emorl.presets import PRESETS, preset
 from emorl.released import to_released_names
@@ -679,6 +680,7 @@ def test_released_weights_are_imported(tmp_path: Path, capsys: Capture) -> None:
     imported, about = load_weights(out)
     assert isinstance(imported, EfficientMORL)
     assert imported.config == model.config and about["data"] == "tetrominoes"
+    assert about["image_size"] == [35, 35] and not feed(about).seen
     for name, tensor in model.state_dict().items():
         assert torch.equal(imported.state_dict()[name], tensor), name
     words_of_use = ["evaluate", str(out), "--num-images", "1", "--refinement-steps", "0"]

@@ -13,7 +13,7 @@ SIZE = (2, 3)
 
 
 class Painter:
-    """A slot is one colour, the first number of its code, and its logit is the second."""
+    """A slot is one colour, the first dimension of its code, and its logit is the second."""
 
     def __init__(self) -> None:
         self.drawn = 0

@@ -327,12 +327,26 @@ def test_images_that_may_have_been_trained_on_are_told() -> None:
         ({"split": "train"}, True),
         ({"split": "all"}, True),
         ({"protocol": "genesis"}, True),  # whose test scenes are the first ones
+        ({"protocol": "slot-attention"}, False),  # of generators it has the same
         ({"data": "multi-dsprites", "fit": "none", "split": "train"}, False),
     ]
     for given, seen in asked:
         assert feed(about, **given).seen is seen, given
     assert feed({**about, "data_split": "all"}).seen
     assert feed({**about, "protocol": "genesis"}, protocol="efficientmorl").seen
+
+
+@pytest.mark.parametrize(
+    ("trained", "subset", "seen"),
+    [(None, None, False), ("3-6", "3-6", False), ("3-6", "7-10", False), (None, "3-4", True), ("3-6", "3-4", True)],
+)
+def test_splits_within_another_subset_of_a_file_are_others(
+    trained: str | None, subset: str | None, seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source("multi-dsprites", split="test")
+    monkeypatch.setattr("emorl.feed.open_source", lambda *given, **more: source)
+    about = {"data": str(tmp_path), "data_split": "train", "subset": trained}
+    assert feed(about, split="test", subset=subset).seen is seen
 
 
 def test_a_truth_that_is_not_there_is_refused() -> None:

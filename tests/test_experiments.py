@@ -195,6 +195,7 @@ def test_a_seed_that_fails_is_told_and_holds_up_no_other(tmp_path: Path, monkeyp
     monkeypatch.setattr(experiments, "train", out_of_memory)
     states, _ = run_experiment(one, tmp_path / "other", device="cpu", report=lambda line: None)
     assert "OutOfMemoryError: CUDA out of memory" in states[0].told and states[1].state == "finished"
+    assert seed_state(one, 0, tmp_path / "other").told == states[0].told  # also for those who come later
 
     monkeypatch.setattr(experiments, "train", failing)
     states, _ = run_experiment(one, tmp_path, device="cpu", report=lambda line: None)

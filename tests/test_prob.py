@@ -250,7 +250,7 @@ def test_with_one_channel_or_one_slot_both_mixtures_agree() -> None:
 
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("density", DENSITIES)
-def test_shares_are_what_the_gradient_by_a_log_mask_says(density: Density, joint: bool) -> None:
+def test_responsibilities_are_what_the_gradient_by_a_log_mask_says(density: Density, joint: bool) -> None:
     images, log_masks, components = scene()
     log_masks.requires_grad_()
     mixture = pixel_mixture(images, log_masks, components, 0.2, density, joint)

@@ -165,7 +165,7 @@ def test_factors_that_contradict_the_masks_are_told_in_a_line(monkeypatch: pytes
 
 
 def test_a_change_that_stays_in_its_slot_leaks_nothing_and_one_that_does_not_is_told() -> None:
-    """Slots are columns, painted with the first number of their code; the second number paints the next slot."""
+    """Slots are columns, painted with the first dimension of their code; the second paints the next slot."""
 
     class Columns:
         config = tiny.MODEL

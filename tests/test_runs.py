@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -402,13 +401,6 @@ def test_where_no_run_is_or_can_be(tmp_path: Path) -> None:
     assert "cannot write" in refusal(lambda: open_run(tmp_path / "file" / "run", tiny.RUN).__enter__())
     assert "config.json" in refusal(lambda: open_run(tmp_path / "broken", None).__enter__())
     assert not (tmp_path / "missing").exists()
-
-
-def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
-    write_json(tmp_path / "file", {"slots": np.int64(4), "sigma": np.float32(0.5)})
-    assert (tmp_path / "file").read_text() == '{\n  "slots": 4,\n  "sigma": 0.5\n}\n'
-    with pytest.raises(TypeError, match="set"):
-        write_json(tmp_path / "file", {"slots": {4}})
 
 
 # ----------------------------------------------------------------------- logs

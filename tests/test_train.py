@@ -252,6 +252,13 @@ def test_another_seed_is_another_run(finished: Finished, tmp_path: Path) -> None
     assert first["loss"] != other["loss"]
 
 
+def test_numbers_of_numpy_are_those_of_python(finished: Finished, tmp_path: Path) -> None:
+    steps = tuple((int(start), np.int64(count)) for start, count in tiny.RUN.curriculum)
+    config = replace(tiny.RUN, curriculum=steps, learning_rate=np.float64(tiny.RUN.learning_rate))
+    go(tmp_path / "run", config)
+    assert_same_run(tmp_path / "run", finished("plain"))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_validation_does_not_change_the_training(finished: Finished, name: str, tmp_path: Path) -> None:
     go(tmp_path / "run", replace(CONFIGS[name], validate_every=0))

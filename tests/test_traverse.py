@@ -55,7 +55,7 @@ def test_a_sheet_and_an_animation_for_every_slot(known: Ranges, tmp_path: Path) 
     assert not np.array_equal(first, last)
 
 
-def test_one_number_moves_and_the_others_stay(known: Ranges, tmp_path: Path) -> None:
+def test_one_dimension_moves_and_the_others_stay(known: Ranges, tmp_path: Path) -> None:
     """The first frame is the slot with its most active dimension at its least value."""
     model = tiny.build()
     (_, animation) = traverse(model, scenes(), 0, known, tmp_path, slots=(1,), num_dimensions=1)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import dacite
+import numpy as np
 
 from emorl.data.protocols import ProtocolName
 from emorl.data.sources import Fit
@@ -128,13 +129,22 @@ class TrainConfig:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The config as JSON can hold it; the model's entry names the model."""
-    return {**asdict(config), "model": model_to_json(config.model)}
+    """The config as JSON can hold it, without NumPy's numbers; the model's entry names the model."""
+    return {**_plain(asdict(config)), "model": model_to_json(config.model)}
 
 
 def model_to_json(config: ModelConfig) -> dict[str, Any]:
     """A model's config with its name."""
-    return {"name": model_name(config), **asdict(config)}
+    return {"name": model_name(config), **_plain(asdict(config))}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, at any depth."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 T = TypeVar("T")

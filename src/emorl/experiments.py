@@ -149,20 +149,21 @@ def seed_state(experiment: Experiment, seed: int, runs: Path) -> SeedState:
     """How far a seed is. Raises nothing for a folder that cannot be used: its state says so."""
     folder, config = experiment.folder(runs, seed), experiment.config(seed)
     state = SeedState(seed, folder, "not run", steps=config.steps)
-    if not (folder / "config.json").exists():
-        return state
     try:
+        if not (folder / "config.json").exists():  # a failure in the first step leaves nothing else
+            reason = _known_failure(experiment, seed, 0)
+            return replace(state, state="failed" if reason else "not run", reason=reason)
         check_same_config((folder, config))
         results = known_results(folder)
         checkpoint = newest_checkpoint(folder)
         step = results.get("step", 0) if checkpoint is None else int(checkpoint.name)
         finished = step >= config.steps
-        failure = "" if finished else _known_failure(experiment, seed, step)
+        reason = "" if finished else _known_failure(experiment, seed, step)
         return replace(
             state,
-            state="finished" if finished else "failed" if failure else "unfinished",
+            state="finished" if finished else "failed" if reason else "unfinished",
             step=step,
-            reason=failure,
+            reason=reason,
             minutes=results.get("minutes") or training_minutes(folder),
             hardware=results.get("hardware") or hardware(folder),
             version=results.get("trained_by") or read_json(folder / "versions.json").get("emorl"),

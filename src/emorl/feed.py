@@ -8,7 +8,7 @@ from typing import Any
 
 from emorl.data.base import Source
 from emorl.data.pictures import SUFFIXES
-from emorl.data.protocols import ProtocolName, Split
+from emorl.data.protocols import ProtocolName, Split, same_objects, same_splits
 from emorl.data.sources import DATASETS, Fit, open_source
 from emorl.errors import InputError
 
@@ -64,11 +64,13 @@ def feed(
     name = about["data"] if data is None else data
     held_out = name in DATASETS or (own and about.get("data_split") == "train")
     split = split or ("test" if held_out else "all")
-    usual = about.get("protocol")
-    as_trained = protocol is None or protocol == (usual or "efficientmorl")  # else other images are held out
-    kept = about.get("data_split") == "train" and split in ("test", "validation") and as_trained
+    usual, trained_on = about.get("protocol"), about.get("subset")
+    same_split = protocol is None or same_splits(protocol, usual, of_generators=name in DATASETS)
     protocol = protocol or usual
-    subset = subset or (about.get("subset") if own else None)
+    subset = subset or (trained_on if own else None)
+    if name not in DATASETS:  # of a file the splits may be counted within the subset
+        same_split &= same_objects(subset, trained_on)
+    kept = about.get("data_split") == "train" and split in ("test", "validation") and same_split
     path = Path(name)
     pictures = name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES)
     fit = fit or ("crop" if pictures else about.get("fit", "crop"))

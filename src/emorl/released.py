@@ -150,6 +150,10 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
     load_tensors(model, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
     about = {
         "data": config.data,
+        "data_split": config.data_split,
+        "fit": config.fit,
+        "protocol": config.protocol,
+        "subset": config.subset,
         "image_size": list(open_data(config, "test").size or ()),
         "origin": f"released checkpoint {path.name}",
     }

@@ -112,7 +112,9 @@ def collect(
     )
 
 
-def winners(model: Model, source: Source, count: int, options: InferOptions, seed: int, batch_size: int) -> np.ndarray:
+def winning_slots(
+    model: Model, source: Source, count: int, options: InferOptions, seed: int, batch_size: int
+) -> np.ndarray:
     """The slots N H W that win the pixels of the first `count` images."""
     parts = []
     for start in range(0, count, batch_size):
@@ -174,7 +176,7 @@ def describe(
     labelings = [seen.labels[:again]]
     for repeat in range(1, budget.repeats):
         other = seed + repeat * options.draws  # whose draws are of other seeds
-        labelings.append(winners(model, source, again, options, other, batch_size))
+        labelings.append(winning_slots(model, source, again, options, other, batch_size))
     truth = None if seen.true_labels is None else seen.true_labels[:again]
     values = stability(np.stack(labelings), truth)
     shown = values[np.isfinite(values)]  # images without objects have none

@@ -67,14 +67,7 @@ def without_nan(value: Any) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all, replacing an older one."""
     with write_whole(path, overwrite=True) as file:
-        file.write((json.dumps(content, indent=2, default=_plain) + "\n").encode())
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's scalars, as configs made in Python may have them, as JSON can hold them."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 # -------------------------------------------------------------------- weights folders
@@ -202,7 +195,9 @@ def open_run(folder: Path, config: TrainConfig | None) -> Iterator[TrainConfig]:
     """
     fresh = config is not None
     if not fresh and (folder / "weights.safetensors").is_file():
-        raise InputError(f"{folder}: weights, not a run; resume the run folder they lie in, or --start-from them")
+        raise InputError(
+            f"{folder}: weights, not a run: resume the run that they lie in, or begin one with --start-from"
+        )
     if not fresh and not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no run to resume (it has no config.json)")
     with held(folder, ".lock", f"{folder}: another process is writing this run"):

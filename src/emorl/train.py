@@ -132,7 +132,7 @@ def train(
         if target.type == "cuda" and target.index is not None:
             torch.cuda.set_device(target)  # streams and graphs go by the current device
         if config is not None:
-            config = replace(config, precision=choose(config.precision, target))
+            config = from_json(to_json(replace(config, precision=choose(config.precision, target))), "the config")
         with _open_together(folder, config, steps, group) as config:
             if config.batch_size % group.size:
                 raise InputError(f"batch_size {config.batch_size} cannot be divided among {group.size} processes")

@@ -90,6 +90,16 @@ def test_inference_and_codes_are_equal(encoder: str, decoder: str, num_steps: in
     torch.testing.assert_close(model.encode(pictures(), options), plain.encode(pictures(), options))
 
 
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_codes_take_as_many_decodes_as_ours(num_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodes: list[int] = []
+    honest = PlainEfficientMORL.decode_nll
+    monkeypatch.setattr(PlainEfficientMORL, "decode_nll", lambda *given: decodes.append(1) or honest(*given))
+    _, plain = pair()
+    plain.encode(pictures(), InferOptions(refinement_steps=num_steps))
+    assert len(decodes) == num_steps
+
+
 def test_the_weights_are_a_copy_under_the_same_names() -> None:
     model, plain = pair()
     assert list(model.state_dict()) == list(plain.state_dict())

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from emorl.errors import InputError
 from emorl.models.base import InferOptions, Model, TrainState
 from emorl.models.slot_attention import SlotAttention, SlotAttentionConfig
+from emorl.nn.choices import DecoderKind
 from emorl.noise import ImageNoise, RecordedNoise
 from emorl.precision import place
 from emorl.presets import preset
@@ -198,7 +199,7 @@ def everything(result: Inference) -> list[Tensor]:
     return [*per_slot(result), result.reconstruction]
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "small", "subpixel"])
+@pytest.mark.parametrize("decoder", get_args(DecoderKind))
 @pytest.mark.parametrize("size", [(7, 9), (35, 35), (16, 20)])
 def test_masks_sum_to_one_and_colours_stay_in_range_at_any_size(decoder: Any, size: tuple[int, int]) -> None:
     result = build(replace(SMALL, decoder=decoder)).infer(pictures(size=size))
@@ -379,7 +380,7 @@ def test_it_learns_a_batch_by_heart() -> None:
     assert errors[0] > 0.2 and errors[-1] < 0.03
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "small", "subpixel"])
+@pytest.mark.parametrize("decoder", get_args(DecoderKind))
 def test_lower_precisions_stay_close_to_double(decoder: Any) -> None:
     model, images = build(replace(SMALL, encoder="conv", decoder=decoder)), pictures(size=(20, 20))
     state, eps = TrainState(refinement_steps=1), draws()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from emorl.errors import InputError
 from emorl.models.base import InferOptions, Model
 from emorl.models.slot_attention import SlotAttention, SlotAttentionConfig
 from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
+from emorl.nn.choices import DecoderKind
 from emorl.noise import ImageNoise
 from emorl.precision import place
 from emorl.presets import preset
@@ -143,7 +144,7 @@ def everything(result: Inference) -> list[Tensor]:
     return [result.masks, result.components, result.slots, result.reconstruction]
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "small", "subpixel"])
+@pytest.mark.parametrize("decoder", get_args(DecoderKind))
 @pytest.mark.parametrize("size", [(7, 9), (35, 35), (16, 20)])
 def test_masks_sum_to_one_and_colours_stay_in_range_at_any_size(decoder: Any, size: tuple[int, int]) -> None:
     result = build(replace(SMALL, decoder=decoder)).infer(pictures(size=size))

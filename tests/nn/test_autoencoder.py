@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import get_args
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_values_are_mapped_and_clamped() -> None:
     assert to_unit(torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])).tolist() == [0, 0, 0.5, 0.75, 1, 1]
 
 
-@pytest.mark.parametrize("kind", ["deconv", "small", "subpixel"])
+@pytest.mark.parametrize("kind", get_args(DecoderKind))
 def test_pictures_are_clamped_behind_the_mixture(kind: DecoderKind) -> None:
     net, z = decoder(kind), slots()
     masks, colours, mixture = decode_linear(net, z, SIZE)
@@ -67,7 +68,7 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-@pytest.mark.parametrize("kind", ["deconv", "small", "subpixel"])
+@pytest.mark.parametrize("kind", get_args(DecoderKind))
 def test_the_error_and_its_gradients_are_those_of_ordinary_differentiation(
     kind: DecoderKind, chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

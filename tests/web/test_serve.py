@@ -16,7 +16,8 @@ from threading import Thread
 import pytest
 
 from emorl.errors import InputError
-from emorl.web.serve import make_server
+from emorl.web.export import PAGE
+from emorl.web.serve import POLICY, make_server
 
 
 @pytest.fixture
@@ -71,6 +72,8 @@ def test_files_of_the_folder_with_their_types(server: ThreadingHTTPServer, path:
     name = "index.html" if path == "/" else path[1:].split("?")[0]
     assert (answer.status, answer.getheader("Content-Type"), content) == (200, kind, name.encode())
     assert answer.getheader("Cross-Origin-Opener-Policy") == "same-origin"
+    assert answer.getheader("Content-Security-Policy") == f"{POLICY}; frame-ancestors 'none'"
+    assert f'content="{POLICY}"' in (PAGE / "index.html").read_text()
     assert answer.getheader("Cross-Origin-Embedder-Policy") == "require-corp"
     assert answer.getheader("Cross-Origin-Resource-Policy") == "same-origin"
     answer, content = ask(server, path, "HEAD")

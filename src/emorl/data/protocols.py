@@ -65,6 +65,14 @@ def object_counts(subset: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[2])
 
 
+def same_objects(one: str | None, other: str | None) -> bool:
+    """Whether two subsets, None for all scenes, are the same, or have no scene in common."""
+    if one is None or other is None:
+        return one == other
+    (least, most), (low, high) = object_counts(one), object_counts(other)
+    return (least, most) == (low, high) or most < low or high < least
+
+
 def num_objects(source: Source, indices: np.ndarray) -> np.ndarray:
     """The number of objects (N, int64) in the scenes at `indices` (N, integers), whether in sight or not.
 
@@ -230,6 +238,15 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
 }
 """Name -> protocol. The first one is the default, but for ClevrTex, whose default is its own."""
+
+
+def same_splits(one: str | None, other: str | None, *, of_generators: bool) -> bool:
+    """Whether two protocols, None for the first one, have the same splits, of generators or also of all files.
+
+    Raises InputError for an unknown name.
+    """
+    a, b = (find_protocol(name or next(iter(PROTOCOLS))) for name in (one, other))
+    return a.split == b.split and (of_generators or a.clevr_split == b.clevr_split)
 
 
 def find_protocol(name: str) -> Protocol:

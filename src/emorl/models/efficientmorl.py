@@ -300,9 +300,6 @@ class EfficientMORL(BaseModel):
     def _decode_once(self, z: Tensor, images: Tensor, mode: Mode, last: bool) -> EagerNLL:
         """One decode of z B K D, a few images at a time."""
         chunk = self.decoder.images_per_chunk(z.shape[1], images.shape[2], images.shape[3])
-        if last and mode.keep == "codes":
-            unknown = z.new_full((len(z),), math.nan)
-            return EagerNLL(unknown.sum(), unknown, torch.zeros_like(z), ())
         keep = mode.keep == "every" or (mode.keep == "last" and last)
 
         def decode(z: Tensor, rows: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -348,7 +345,11 @@ class EfficientMORL(BaseModel):
                 posterior = posterior.leaf()
             sampled = mode.sample or i < num_steps
             z = posterior.sample(noise.normal("refine", i - 1, posterior.mean)) if sampled else posterior.mean
-            nll = self._decode_once(z, images, mode, i == num_steps)
+            if mode.keep == "codes" and i == num_steps:
+                unknown = z.new_full((len(z),), math.nan)
+                nll = EagerNLL(unknown.sum(), unknown, torch.zeros_like(z), ())
+            else:
+                nll = self._decode_once(z, images, mode, i == num_steps)
             steps.append(RefineStep(posterior, z, gaussian_kl(posterior, prior), nll, grad, delta))
         return steps
 
@@ -432,6 +433,11 @@ class EfficientMORL(BaseModel):
         self, images: Tensor, options: InferOptions = InferOptions(), *, noise: int | Noise | None = None
     ) -> Tensor:
         """Posterior means B K D. The last of them is not decoded, so at zero refinement steps no decoder runs."""
+        num_slots, num_steps = self.counts(options)
+        if num_steps == 0:
+            with torch.no_grad():
+                x = images_to_unit(images, self.initial_mean.dtype)
+                return self.bottom_up(x, num_slots, as_noise(noise, len(x))).top.mean
         with torch.inference_mode(False), torch.no_grad():
             _, _, steps = self._both_stages(images, options, noise, Mode(training=False, keep="codes"))
             return steps[-1].posterior.mean.detach()

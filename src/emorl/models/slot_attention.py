@@ -62,7 +62,7 @@ class SlotAttentionConfig:
     encoder_channels: int = 64
     """C."""
     decoder: DecoderKind = "deconv"
-    """The paper's for CLEVR, EfficientMORL's for sprites and Tetrominoes, or ours for laptops."""
+    """The paper's for CLEVR; EfficientMORL's for sprites and Tetrominoes is `small`; see `emorl.nn.choices`."""
 
 
 class SlotAttention(BaseModel):

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 Verdict = Literal["holds", "does not hold", "not decided"]
 
 Numbers = Mapping[str, Mapping[str, Sequence[float]]]
-"""Label of a run in a figure -> quantity -> a value for each seed."""
+"""Label of a run in a figure -> quantity -> a value for each seed; of what is timed once the value and its range."""
 
 Place = tuple[str, str]
 """Label, quantity."""
@@ -32,7 +32,7 @@ class Judgement:
     verdict: Verdict
     evidence: str
     measured: tuple[float, float, float] | None = None
-    """A mean, or a difference of means, and its 95 % interval; None for fewer than two seeds."""
+    """A mean, or a difference of means, and its 95 % interval; or what was timed, and its range. None for too few."""
     asks: str = ""
     """Where the interval has to lie."""
 

@@ -34,7 +34,7 @@ class Content:
     """What was found."""
 
     numbers: Numbers
-    """Label -> quantity -> a value for each seed: what claims are judged by."""
+    """See `claims.Numbers`: what claims are judged by."""
     sources: dict[str, str]
     """Label -> what stands behind it: so many seeds, or the command that is missing."""
     table: Table | None = None
@@ -95,7 +95,7 @@ def claims(outputs: Sequence[Output]) -> Table:
         for judged in output.judgements:
             told = ["–", "–"] if judged.measured is None else _measured(*judged.measured)
             rows.append([output.title.split(":")[0], judged.says, judged.verdict, *told, judged.asks])
-    return Table(["", "claim", "verdict", "measured", "95 % interval", "asked"], rows)
+    return Table(["", "claim", "verdict", "measured", "95 % interval or range", "asked"], rows)
 
 
 def _measured(value: float, low: float, high: float) -> list[str]:

@@ -82,7 +82,7 @@ def traversal(known: Known, title: str, *, position: int, dimensions: int) -> Fi
     assert scenes.mask is not None
     slot = max(0, int(match(scenes.mask, labels).predicted[0, 1]))
     rows = traversed(model, scenes.image[0], found, slot, understood, dimensions)
-    told = f"{title}; a row for each dimension of this slot's code, named after what it serves best"
+    told = f"{title}; a row for each dimension of this slot's code, named after what it serves better than the others"
     return slot_sheet(scenes.image[0], found, slot, understood, rows, told)
 
 

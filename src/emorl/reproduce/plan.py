@@ -345,10 +345,10 @@ PLAN: dict[str, Item] = {
     ),
     "fig9": Item(
         "Fig. 9: disentanglement of EfficientMORL and Slot Attention",
-        "What the most active dimensions of one object's code do (rows; named after the factors that they serve best), "
-        "how active all of them are, and DCI. The paper finds most dimensions of EfficientMORL's codes without effect, "
-        "and few that change several attributes; Slot Attention's are all in use and entangled. Published values are "
-        "of CLEVR6.",
+        "What the most active dimensions of one object's code do (rows; named after what they serve better than the "
+        "others do), how active all of them are, and DCI. The paper finds most dimensions of EfficientMORL's codes "
+        "without effect, and few that change several attributes; Slot Attention's are all in use and entangled. "
+        "Published values are of CLEVR6.",
         partial(pictures.disentanglement, position=0),
         _DISENTANGLED,
         (
@@ -464,7 +464,7 @@ PLAN: dict[str, Item] = {
         name: Item(
             f"Fig. {name[3:]}: traversals, {data}",
             "Each row sets one dimension of an object's code to values over the range that it has in the data, the "
-            "most active dimension first; it is named after the factors that it serves best of all. The paper draws "
+            "most active dimension first; it is named after what it serves better than the others do. The paper draws "
             "dimensions at random and finds that most do nothing.",
             partial(pictures.sheets, draw=partial(pictures.traversal, position=1, dimensions=8)),
             runs,

@@ -14,8 +14,13 @@ from typing import Any
 from emorl.errors import InputError
 
 HOST = "127.0.0.1"
+POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""The page says the same of itself, for any host; the worker of the networks goes by what the host says."""
 HEADERS = {
-    "Content-Security-Policy": "frame-ancestors 'none'",  # all else is in the page, which has to hold on any host
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",  # this and the next let the page use several threads
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",  # no other site shows the pictures that lie here

@@ -16,7 +16,7 @@ export interface ModelFacts {
   noise: { shape: number[]; values: number[] } | null;
 }
 
-/** One number of a slot's code. */
+/** One dimension of a slot's code. */
 export interface Dimension {
   /** Its position in the code. */
   index: number;
