@@ -109,8 +109,10 @@ def test_the_largest_batch_is_within_the_budget_and_the_next_is_not() -> None:
 
 
 def test_a_decoder_that_a_model_does_not_have_is_refused() -> None:
-    with pytest.raises(InputError, match="iodine/nano: decoder cannot be 'modulated'; there are: "):
+    with pytest.raises(InputError, match="the model of iodine/nano has no decoder"):
         preset_points("iodine/nano", decoder="modulated")
+    with pytest.raises(InputError, match="slot-attention/nano: decoder cannot be 'big'; there are: broadcast"):
+        preset_points("slot-attention/nano", decoder="big")
 
 
 def test_what_holds_much_memory_is_not_counted_again_but_read_off_a_straight_line() -> None:
