@@ -159,8 +159,18 @@ def multi_dsprites_nano() -> TrainConfig:
 
 
 def clevr6_nano() -> TrainConfig:
-    """A small EfficientMORL for CLEVR6 at 48x48, for two CPU cores."""
-    return replace(_at_48("clevr6", 7), num_images=5_000)
+    """A small EfficientMORL for CLEVR6 at 48x48, for two CPU cores: three refinement steps, a slow KL warm-up."""
+    config = _at_48("clevr6", 7)
+    assert isinstance(config.model, EfficientMORLConfig)
+    patch = replace(config.model.patch, encoder_layers=5, decoder_patch=3, decoder_waves=6)
+    return replace(
+        config,
+        model=replace(config.model, refinement_steps=3, prior="bottom-up", patch=patch),
+        num_images=5_000,
+        kl_warmup_steps=12_000,
+        curriculum=((0, 3),),
+        validate_every=1250,
+    )
 
 
 PRESETS: dict[str, Preset] = {
