@@ -333,6 +333,7 @@ def test_images_that_may_have_been_trained_on_are_told() -> None:
     for given, seen in asked:
         assert feed(about, **given).seen is seen, given
     assert feed({**about, "data_split": "all"}).seen
+    assert not feed({name: about[name] for name in ("data", "image_size")}).seen  # generated scenes are held out
     assert feed({**about, "protocol": "genesis"}, protocol="efficientmorl").seen
 
 

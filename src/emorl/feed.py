@@ -62,7 +62,8 @@ def feed(
     """
     own = data is None or data == about["data"] or _same_file(data, about["data"])
     name = about["data"] if data is None else data
-    held_out = name in DATASETS or (own and about.get("data_split") == "train")
+    trained_split = about.get("data_split", "train" if name in DATASETS else None)
+    held_out = name in DATASETS or (own and trained_split == "train")
     split = split or ("test" if held_out else "all")
     usual, trained_on = about.get("protocol"), about.get("subset")
     same_split = protocol is None or same_splits(protocol, usual, of_generators=name in DATASETS)
@@ -70,7 +71,7 @@ def feed(
     subset = subset or (trained_on if own else None)
     if name not in DATASETS:  # of a file the splits may be counted within the subset
         same_split &= same_objects(subset, trained_on)
-    kept = about.get("data_split") == "train" and split in ("test", "validation") and same_split
+    kept = trained_split == "train" and split in ("test", "validation") and same_split
     path = Path(name)
     pictures = name not in DATASETS and (path.is_dir() or path.suffix.lower() in SUFFIXES)
     fit = fit or ("crop" if pictures else about.get("fit", "crop"))
