@@ -3,8 +3,8 @@
 emorl export-web nano --out DIR; python benchmarks/explorer.py DIR [--seconds 5]
 
 Drives Chromium (`chromium` on the path) without a window, so it draws without a GPU too. A frame is a redraw of the
-page after a code has changed. Processor time is that of all of Chromium's processes: on a busy machine it says what an
-idle one would do.
+page after a code has changed; the page is held up where it takes nothing from the hand for more than 50 ms. Processor
+time is that of all of Chromium's processes: on a busy machine it says what an idle one would do.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ COUNT = """() => {
     globalThis.frames = 0;
     const counter = new MutationObserver(() => (globalThis.frames += 1));
     counter.observe(document.querySelector(".stage svg"), { childList: true });
+    globalThis.held = [];
+    const holding = new PerformanceObserver((list) => held.push(...list.getEntries().map((task) => task.duration)));
+    holding.observe({ entryTypes: ["longtask"] });
 }"""
 MARKS = """() => ["loaded", "scene 1"].map((name) => performance.getEntriesByName(name)[0].startTime)"""
 
@@ -73,6 +76,10 @@ def main() -> None:
         frames = page.evaluate("globalThis.frames")
         cost = (processor_seconds("chromium") - computed) / frames
         print(f"dragging: {frames / passed:.0f} frames a second, {1000 * cost:.0f} ms of processor time each")
+        held = page.evaluate("globalThis.held")  # milliseconds of tasks of more than 50
+        print(
+            f"the page held up: {sum(held) / 1000:.2f} s of {passed:.0f}, at most {max(held, default=0):.0f} ms at once"
+        )
         browser.close()
     server.shutdown()
 

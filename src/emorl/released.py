@@ -148,13 +148,14 @@ def import_checkpoint(path: Path, out: Path, config: TrainConfig) -> None:
         raise InputError(f"{path}: has a parameter that EfficientMORL lacks, {unknown[0]}")
     tensors.setdefault("geco_zeta", torch.tensor(ZETA_MIN))
     load_tensors(model, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
+    size = config.image_size or open_data(config, config.data_split).size
     about = {
         "data": config.data,
         "data_split": config.data_split,
         "fit": config.fit,
         "protocol": config.protocol,
         "subset": config.subset,
-        "image_size": list(open_data(config, "test").size or ()),
+        "image_size": None if size is None else list(size),
         "origin": f"released checkpoint {path.name}",
     }
     make_weights(out, model, about)

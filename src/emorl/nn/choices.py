@@ -49,7 +49,7 @@ def encoder_layers(kind: EncoderKind, channels: int, patch: PatchConfig = PatchC
 
 
 def slot_decoder(kind: DecoderKind, dim: int, patch: PatchConfig = PatchConfig()) -> PixelDecoder:
-    """Slots of D numbers -> mask logits and colours."""
+    """Slots of width D -> mask logits and colours."""
     if kind == "broadcast":
         return broadcast_decoder(dim)
     if kind == "small":
