@@ -62,7 +62,8 @@ def test_facts_of_the_codes(explorer: Path) -> None:
     width = json.loads((explorer / "model/model.json").read_text())["slotDim"]
     assert sorted(dimension["index"] for dimension in facts["dimensions"]) == list(range(width))
     assert all(dimension["low"] < dimension["high"] for dimension in facts["dimensions"])
-    assert np.array(facts["motion"]).shape == (2, width)
+    assert np.array(facts["motion"]["curve"]).shape == (5, width)
+    assert all(0 < low < high < 35 for low, high in zip(facts["motion"]["low"], facts["motion"]["high"], strict=True))
 
 
 def test_both_sides_mean_the_same_by_visible() -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from emorl.runs import find_weights, load_weights
-from emorl.web.handles import centroids, visible
+from emorl.web.handles import centroids, surface, visible
 from emorl.web.networks import Decoder, Encoder, FirstDraw
 from emorl.web.serve import make_server
 
@@ -165,22 +165,23 @@ def free_way(scene: dict[str, Any], distance: int) -> tuple[int, int, int] | Non
     return None
 
 
-FOLLOWED = """async ([moves, patient]) => {
+FOLLOWED = """async ([share, edge, patient]) => {
     const { Mover } = await import("./mover.js");
     const width = 20;
     const look = ([x, y]) => {
         const near = (_, p) => 6 - (p % width - x) ** 2 - (Math.floor(p / width) - y) ** 2;
-        return { logits: new Float32Array(400).map(near), colours: new Float32Array(1200).fill(1) };
+        return { logits: new Float32Array(400).map(near), colours: new Float32Array(1200).fill(x < edge ? 1 : 0) };
     };
     const background = { logits: new Float32Array(400), colours: new Float32Array(1200) };
-    let decodes = 0;
     const networks = { width, decode: async (codes) => {
         decodes += codes.length;
-        return codes.map((code) => look(moves ? code : [8, 8]));
+        return codes.map((code) => look(code.map((value) => 8 + share * (value - 8))));
     } };
-    const mover = new Mover(networks, [[1, 0], [0, 1]], [background], new Float32Array([8, 8]), look([8, 8]));
+    const motion = { low: [0, 0], high: [20, 20], curve: [[20, 0], [0, 20], [0, 0], [0, 0], [0, 0]] };
+    const mover = new Mover(networks, motion, [background], new Float32Array([8, 8]), look([8, 8]));
+    let decodes = 0;
     let drawn = 0;
-    const hooks = { nearer: () => { drawn += 1; }, goOn: () => patient };
+    const hooks = { moved: () => { drawn += 1; }, goOn: () => patient };
     await mover.follow({ x: 14, y: 5 }, hooks);
     return { drawn, decodes, place: [mover.place.x, mover.place.y], code: Array.from(mover.code) };
 }"""
@@ -195,13 +196,32 @@ def test_the_networks_leave_the_page_free(web: Explorer) -> None:
     assert web.page.evaluate("async () => (await import('./main.js')).state().scenes[0].picture.length") == 3 * 35 * 35
 
 
-def test_every_step_of_a_drag_can_be_drawn_and_ends_it(web: Explorer) -> None:
-    arrived = web.page.evaluate(FOLLOWED, [True, True])
-    assert np.hypot(*np.subtract(arrived["place"], (14, 5))) < 0.2
-    assert 2 <= arrived["drawn"] <= 4 and arrived["decodes"] == 2 + arrived["drawn"]  # a step is at most five pixels
-    assert web.page.evaluate(FOLLOWED, [True, False])["drawn"] == 1  # the hand is elsewhere by then
-    stuck = web.page.evaluate(FOLLOWED, [False, True])
-    assert stuck == {"drawn": 0, "decodes": 3, "place": stuck["place"], "code": [8, 8]}  # measured, tried, given up
+def test_a_drag_arrives_in_few_steps_that_can_all_be_drawn(web: Explorer) -> None:
+    at_once = web.page.evaluate(FOLLOWED, [1, 99, True])
+    assert np.hypot(*np.subtract(at_once["place"], (14, 5))) < 0.2
+    assert at_once["drawn"] == at_once["decodes"] == 1
+    for share in (0.7, 1.4):  # an object that follows less than others do, and one that follows more
+        corrected = web.page.evaluate(FOLLOWED, [share, 99, True])
+        assert np.hypot(*np.subtract(corrected["place"], (14, 5))) < 0.2
+        assert 2 <= corrected["drawn"] == corrected["decodes"] <= 4
+        assert web.page.evaluate(FOLLOWED, [share, 99, False])["decodes"] == 1  # the hand is elsewhere by then
+
+
+def test_an_object_that_cannot_go_where_the_hand_is_stays_in_sight(web: Explorer) -> None:
+    stopped = web.page.evaluate(FOLLOWED, [1, 12, True])  # nothing is seen of it from column 12 on
+    assert 9 < stopped["place"][0] < 12
+    assert stopped["decodes"] == 4
+    hidden = web.page.evaluate(FOLLOWED, [20, 9, True])
+    assert (hidden["drawn"], hidden["code"]) == (0, [8, 8])
+
+
+def test_both_sides_mean_the_same_by_motion(web: Explorer) -> None:
+    places = np.random.default_rng(0).uniform(-20, 40, (50, 2))
+    low, high = np.array([3.0, 5]), np.array([27.0, 30])
+    web.page.evaluate("async () => { globalThis.surface = (await import('./mover.js')).surface; }")
+    script = "([places, bounds]) => places.map(([x, y]) => surface({ x, y }, bounds))"
+    found = web.page.evaluate(script, [places.tolist(), {"low": low.tolist(), "high": high.tolist()}])
+    np.testing.assert_allclose(found, surface((places - low) / (high - low)), atol=1e-12)
 
 
 def test_drag_undo_redo_reset(web: Explorer) -> None:

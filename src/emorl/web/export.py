@@ -94,6 +94,7 @@ def export_web(
 
 def described(handles: Handles) -> dict[str, Any]:
     """Handles as explorer.json holds them, most active dimension first."""
+    motion = handles.motion
     return {
         "dimensions": [
             {
@@ -105,7 +106,7 @@ def described(handles: Handles) -> dict[str, Any]:
             }
             for d in handles.order.tolist()
         ],
-        "motion": None if handles.motion is None else handles.motion.tolist(),
+        "motion": None if motion is None else {name: value.tolist() for name, value in vars(motion).items()},
     }
 
 

@@ -6,9 +6,9 @@ being there,
 
     v_k = m_k max over colours |y_k - x_k|,   x_k the mixture of all other slots
 
-The centroid of v_k is where the object is. The map from its motion to that of the code is the least-squares regression
-of codes on centroids over the objects of many scenes: shape and colour do not depend on the place there, so they
-average out, and what is left of a code's change is its motion. Axes: B images, K slots, D slot width, H W pixels.
+The centroid of v_k is where the object is. How its code goes when it moves is the least-squares regression of codes on
+centroids over the objects of many scenes: shape and colour do not depend on the place there, so they average out, and
+what is left of a code's change is its motion. Axes: B images, K slots, D slot width, H W pixels.
 """
 
 from __future__ import annotations
@@ -33,6 +33,25 @@ FIT_IMAGES = 200
 """Whose objects the motion is fitted to."""
 MIN_OBJECTS = 16
 """Fewer say nothing of motion."""
+OUTSIDE = 0.1
+"""Share of the objects on each side that are outside of what motion is fitted to closely."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a code goes when its object moves: a surface in code space that is quadratic in the place.
+
+    With u the column and w the row, 0 at `low` and 1 at `high`, the code changes by `curve` times the change of
+    (u, w, u^2, u w, w^2). Outside of 0 to 1 the surface goes on straight, since a square there soon leaves all codes
+    that were ever seen.
+    """
+
+    low: np.ndarray
+    """2: column and row, in pixels, that a tenth of all objects are below."""
+    high: np.ndarray
+    """2: that a tenth are above."""
+    curve: np.ndarray
+    """5 D."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +69,8 @@ class Handles:
     moves: np.ndarray
     """D 2: by how many pixels one standard deviation of a dimension moves objects to the right and down, the others
     unchanged; zeros where too few objects were seen."""
-    motion: np.ndarray | None
-    """2 D: the change of the code that moves an object one pixel to the right, and one pixel down; None where too few
-    objects were seen."""
+    motion: Motion | None
+    """How codes move objects; None where too few were seen, or all at one place."""
 
 
 def visible(logits: Tensor, colours: Tensor) -> Tensor:
@@ -114,12 +132,27 @@ def objects(model: Model, source: Source) -> tuple[np.ndarray, np.ndarray]:
     return torch.cat(codes).double().numpy(), torch.cat(places).double().numpy()
 
 
-def motion_of(codes: np.ndarray, places: np.ndarray) -> np.ndarray | None:
-    """Least squares of codes M D on centroids M 2: 2 D, a code's change per pixel to the right and down."""
+def motion_of(codes: np.ndarray, places: np.ndarray) -> Motion | None:
+    """Least squares of codes M D on centroids M 2; None where there are too few, or all in one line."""
     if len(codes) < MIN_OBJECTS:
         return None
-    solution: np.ndarray = np.linalg.lstsq(places - places.mean(axis=0), codes - codes.mean(axis=0), rcond=None)[0]
-    return solution
+    low, high = np.quantile(places, [OUTSIDE, 1 - OUTSIDE], axis=0)
+    if (low >= high).any():
+        return None
+    terms = surface((places - low) / (high - low))
+    curve = np.linalg.lstsq(terms - terms.mean(axis=0), codes - codes.mean(axis=0), rcond=None)[0]
+    return Motion(low, high, curve)
+
+
+def surface(places: np.ndarray) -> np.ndarray:
+    """u, w, u^2, u w and w^2 of places M 2 as u and w, their tangents outside of 0 to 1: M 5; see `Motion`.
+
+    page/mover.js computes the same.
+    """
+    (u, w), (out_u, out_w) = places.clip(0, 1).T, (places - places.clip(0, 1)).T
+    return np.stack(
+        [u + out_u, w + out_w, u * (u + 2 * out_u), u * w + w * out_u + u * out_w, w * (w + 2 * out_w)], axis=1
+    )
 
 
 def moves_of(codes: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -295,7 +295,7 @@ function startMoving(which) {
   if (!mover?.place) return null;
   const start = mover.place;
   let held = slot;
-  const nearer = () => {
+  const moved = () => {
     const now = state().scenes[which];
     if (!now || selectedIn(now) !== held) return; // lost by the hand
     held = { ...held, code: mover.code, look: mover.look };
@@ -303,7 +303,7 @@ function startMoving(which) {
   };
   const goal = newestOnly(async (/** @type {Place} */ place, outdated) => {
     const goOn = () => !outdated() && selectedIn(state().scenes[which]) === held;
-    await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) }, { nearer, goOn });
+    await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) }, { moved, goOn });
   });
   return { start, goal };
 }

@@ -29,6 +29,16 @@ export interface Dimension {
   moves: number[];
 }
 
+/** How a code goes when its object moves: `Motion` in handles.py says more. */
+export interface Motion {
+  /** Column and row, in pixels, where u and w are 0. */
+  low: number[];
+  /** Where they are 1. */
+  high: number[];
+  /** Changes of the code with u, w, u², u w, w². */
+  curve: number[][];
+}
+
 /** A scene to begin with. */
 export interface Sample {
   file: string;
@@ -41,7 +51,7 @@ export interface ExplorerFacts {
   title: string;
   /** Most active first. */
   dimensions: Dimension[];
-  /** The change of a code that moves its object one pixel to the right, and one down; null where none was found. */
-  motion: number[][] | null;
+  /** Null where none was found. */
+  motion: Motion | null;
   samples: Sample[];
 }

@@ -2,25 +2,25 @@
 
 import { centroid, visible } from "./scene.js";
 
+/** @typedef {import("./metadata").Motion} Motion */
 /** @typedef {import("./scene.js").Appearance} Appearance */
 /** @typedef {import("./scene.js").Place} Place */
 /** @typedef {import("./networks.js").Networks} Networks */
 
 /** Distance that is good enough, over the picture's width: a quarter of a pixel of 35. */
 const NEAR = 1 / 140;
-/** The longest step, in pixels of the fitted map. */
-const LONGEST = 5;
-/** Steps towards one goal. */
+/** Decodes for one goal. */
 const STEPS = 4;
+
 /**
- * The code moves in the plane of two directions, fitted at export, that take an object one pixel to the right and down
- * on average. For this object they do not quite: how its centroid follows is measured by finite differences at the
- * start, corrected after every step (Broyden's update), and measured again where a step made it worse.
+ * The code goes along the surface that was fitted at export: where it aims at, objects arrive on average. This one
+ * misses by some pixels, which change little from one place to the next, so the next aim is corrected by what the last
+ * one missed. A step that leads no nearer, or where nothing of the object is seen, is halved.
  */
 export class Mover {
   /**
    * @param {Networks} networks
-   * @param {number[][]} motion the two directions, D each
+   * @param {Motion} motion
    * @param {Appearance[]} others the other slots of the scene
    * @param {Float32Array} code
    * @param {Appearance} look
@@ -29,70 +29,51 @@ export class Mover {
     this.networks = networks;
     this.motion = motion;
     this.others = others;
+    this.start = { code, place: this.#place(look) };
     this.code = code;
     this.look = look;
-    this.place = this.#place(look);
-    /** @type {number[] | null} d centroid / d step, row by row */
-    this.slope = null;
+    this.place = this.start.place;
+    /** Where the code aims at; the object is at `place`. */
+    this.aim = this.place;
   }
 
   /**
-   * Take the object towards a goal: `code`, `look` and `place` are then those of the nearest point found.
+   * Take the object towards a goal: `code`, `look` and `place` are then those of the nearest point found. Of an object
+   * that is not seen they stay as they are.
    * @param {Place} goal
    * @param {object} [hooks]
-   * @param {() => void} [hooks.nearer] is called after every step that came nearer
+   * @param {() => void} [hooks.moved] is called after every step that was taken
    * @param {() => boolean} [hooks.goOn] is asked before every further step
    */
-  async follow(goal, { nearer = () => {}, goOn = () => true } = {}) {
-    for (let steps = 0; steps < STEPS && !this.#near(goal); steps++) {
+  async follow(goal, { moved = () => {}, goOn = () => true } = {}) {
+    if (!this.aim || !this.place) return;
+    const near = NEAR * this.networks.width;
+    if (distance(this.place, goal) < near) return;
+    let least = Infinity; // the first step is taken wherever it leads: the next is corrected by it
+    let aim = shifted(goal, this.aim, this.place);
+    for (let steps = 0; steps < STEPS && least >= near; steps++) {
       if (steps > 0 && !goOn()) return;
-      const measured = this.slope === null;
-      if (await this.#step(goal)) {
-        nearer();
+      const code = this.#codeAt(aim);
+      const [look] = await this.networks.decode([code]);
+      const place = this.#place(look);
+      if (place && distance(place, goal) < least) {
+        least = distance(place, goal);
+        Object.assign(this, { code, look, place, aim });
+        moved();
+        aim = shifted(aim, goal, place);
       } else {
-        this.slope = null; // what was measured elsewhere does not hold here
-        if (measured) return; // it was measured here: no nearer is to be had
+        aim = { x: (aim.x + this.aim.x) / 2, y: (aim.y + this.aim.y) / 2 };
       }
     }
   }
 
-  /**
-   * @param {Place} goal
-   * @returns {Promise<boolean>} whether the step led nearer, and was taken
-   */
-  async #step(goal) {
-    if (!this.place) return false;
-    const gap = { x: goal.x - this.place.x, y: goal.y - this.place.y };
-    this.slope ??= await this.#measure();
-    const step = limited(solve(this.slope, gap));
-    const code = this.#stepped(step);
-    const [look] = await this.networks.decode([code]);
-    const place = this.#place(look);
-    if (!place || Math.hypot(goal.x - place.x, goal.y - place.y) >= Math.hypot(gap.x, gap.y)) return false;
-    this.slope = updated(this.slope, step, { x: place.x - this.place.x, y: place.y - this.place.y });
-    Object.assign(this, { code, look, place });
-    return true;
-  }
-
-  /** @param {Place} goal */
-  #near(goal) {
-    const near = NEAR * this.networks.width;
-    return this.place !== null && Math.hypot(goal.x - this.place.x, goal.y - this.place.y) < near;
-  }
-
-  /** Finite differences of one pixel each way. */
-  async #measure() {
-    const steps = [{ x: 1, y: 0 }, { x: 0, y: 1 }];
-    const looks = await this.networks.decode(steps.map((step) => this.#stepped(step)));
-    const from = /** @type {Place} */ (this.place);
-    const [right, down] = looks.map((look) => this.#place(look) ?? from);
-    return [right.x - from.x, down.x - from.x, right.y - from.y, down.y - from.y];
-  }
-
-  /** @param {Place} step in pixels of the fitted map */
-  #stepped(step) {
-    const [right, down] = this.motion;
-    return this.code.map((value, d) => value + step.x * right[d] + step.y * down[d]);
+  /** @param {Place} aim */
+  #codeAt(aim) {
+    const { code, place } = this.start;
+    const to = surface(aim, this.motion);
+    const from = surface(/** @type {Place} */ (place), this.motion);
+    const changes = to.map((value, i) => value - from[i]);
+    return code.map((value, d) => this.motion.curve.reduce((sum, row, i) => sum + changes[i] * row[d], value));
   }
 
   /** @param {Appearance} look */
@@ -103,36 +84,30 @@ export class Mover {
 }
 
 /**
- * Damped least squares, (S'S + 0.01) step = S' gap: a slope near zero gives no huge step.
- * @param {number[]} slope
- * @param {Place} gap
+ * u, w, u², u w, w² of a place, and their tangents outside of 0 to 1; handles.py computes the same.
+ * @param {Place} place
+ * @param {Pick<Motion, "low" | "high">} motion
  */
-function solve([a, b, c, d], gap) {
-  const [p, q, r] = [a * a + c * c + 0.01, a * b + c * d, b * b + d * d + 0.01];
-  const [u, v] = [a * gap.x + c * gap.y, b * gap.x + d * gap.y];
-  const determinant = p * r - q * q;
-  return { x: (r * u - q * v) / determinant, y: (p * v - q * u) / determinant };
+export function surface({ x, y }, { low, high }) {
+  const [u, w] = [(x - low[0]) / (high[0] - low[0]), (y - low[1]) / (high[1] - low[1])];
+  const [inU, inW] = [clamped(u), clamped(w)];
+  const [outU, outW] = [u - inU, w - inW];
+  return [u, w, inU * (inU + 2 * outU), inU * inW + inW * outU + inU * outW, inW * (inW + 2 * outW)];
 }
 
-/** @param {Place} step */
-function limited(step) {
-  const scale = Math.min(1, LONGEST / Math.hypot(step.x, step.y));
-  return { x: step.x * scale, y: step.y * scale };
-}
+/** @param {number} value */
+const clamped = (value) => Math.min(1, Math.max(0, value));
 
 /**
- * The smallest change of the slope that explains what a step did.
- * @param {number[]} slope
- * @param {Place} step
- * @param {Place} moved
+ * @param {Place} one
+ * @param {Place} other
  */
-function updated([a, b, c, d], step, moved) {
-  const square = step.x ** 2 + step.y ** 2;
-  const [missX, missY] = [moved.x - a * step.x - b * step.y, moved.y - c * step.x - d * step.y];
-  return [
-    a + (missX * step.x) / square,
-    b + (missX * step.y) / square,
-    c + (missY * step.x) / square,
-    d + (missY * step.y) / square,
-  ];
-}
+const distance = (one, other) => Math.hypot(one.x - other.x, one.y - other.y);
+
+/**
+ * A place, moved as from one to another.
+ * @param {Place} place
+ * @param {Place} to
+ * @param {Place} from
+ */
+const shifted = (place, to, from) => ({ x: place.x + to.x - from.x, y: place.y + to.y - from.y });
