@@ -47,3 +47,18 @@ def test_what_is_not_there_is_told() -> None:
 def test_the_names_stay_functions_whatever_is_imported() -> None:
     code = "import emorl, emorl.cli.evaluate; assert callable(emorl.load) and callable(emorl.evaluate)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+
+
+def test_mistakes_from_python_are_told(tmp_path: Path) -> None:
+    model = emorl.load("nano")
+    with pytest.raises(InputError, match=r"up to 255: give floats in \[0, 1\]"):
+        model.infer(torch.full((1, 3, 35, 35), 255.0))
+    with pytest.raises(InputError, match="a tensor B 3 H W, got ndarray"):
+        model.infer(np.zeros((1, 3, 35, 35), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"emorl\.evaluation\.evaluate"):
+        emorl.evaluate(model)  # type: ignore[arg-type]
+    assert {"load", "evaluate"} <= set(dir(emorl))
+    np.savez(tmp_path / "own.npz", image=np.zeros((3, 40, 40, 3), np.uint8), mask=np.ones((3, 40, 40), np.int64))
+    with pytest.raises(InputError, match="--fit centre"):
+        emorl.evaluate("nano", tmp_path / "own.npz")
+    assert emorl.evaluate("nano", tmp_path / "own.npz", fit="centre")["mse"]["num_images"] == 3

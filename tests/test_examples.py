@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+import emorl
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -25,6 +27,14 @@ def test_a_scene_is_edited(tmp_path: Path) -> None:
     assert "slots that show an object" in said
     with Image.open(tmp_path / "edited.png") as picture:
         assert picture.size == (4 * 35 * 6, 35 * 6)
+
+
+def test_batches_have_the_scores_of_the_command(tmp_path: Path) -> None:
+    told = run("batches.py", where=tmp_path)
+    assert "(64 images)" in told
+    expected = emorl.evaluate("nano", num_images=64)["foreground_ari"]["mean"]
+    assert f"{expected:.4f}" in told.splitlines()[0]
+    assert (tmp_path / "batches.png").exists()
 
 
 def test_own_pictures_are_learned_and_their_curves_drawn(tmp_path: Path) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "load"]
 
 
+def __dir__() -> list[str]:
+    """What there is to complete."""
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     """`load` and `evaluate`, when they are first asked for: importing the package alone loads nothing else."""
     if name not in __all__:

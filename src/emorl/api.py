@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from emorl.data.base import Subset
+from emorl.data.sources import Fit
+from emorl.errors import InputError
 from emorl.feed import feed
 from emorl.models.base import InferOptions, Model
 from emorl.precision import Precision, pick_device
@@ -39,6 +41,7 @@ def evaluate(
     num_slots: int | None = None,
     refinement_steps: int | None = None,
     draws: int = 1,
+    fit: Fit | None = None,
     codes: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -53,6 +56,8 @@ def evaluate(
         num_slots: K at test time.
         refinement_steps: I at test time.
         draws: inferences of each image, of which the one with the least NLL + KL is kept.
+        fit: how images of another size than the weights' are brought to it (`emorl.data.sources.open_source`); as the
+            command's by default.
         codes: also say what the codes are worth, under "codes" (`emorl.representation.describe`).
         seed: of the noise.
         device: where the model runs, as `load`.
@@ -60,8 +65,10 @@ def evaluate(
     Raises:
         InputError: weights, data or options cannot be used.
     """
+    if not isinstance(weights, str | Path):
+        raise InputError("emorl.evaluate takes the name or folder of weights; of a model emorl.evaluation.evaluate")
     model, about = load_weights(find_weights(str(weights)), pick_device(str(device)))
-    fed = feed(about, None if data is None else str(data))
+    fed = feed(about, None if data is None else str(data), fit=fit)
     if num_images is not None:
         fed = replace(fed, source=Subset(fed.source, 0, min(num_images, len(fed.source))))
     options = InferOptions(num_slots, refinement_steps, draws=draws)

@@ -103,6 +103,8 @@ class TrainConfig:
             raise InputError("start_from is empty: name weights, or leave it out")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
+        if self.model.num_slots < 1:
+            raise InputError(f"num_slots must be at least 1, got {self.model.num_slots}")
         if not 0 <= self.model.kl_weight < math.inf:
             raise InputError(f"kl_weight must be a number of at least 0, got {self.model.kl_weight}")
         if self.image_size is not None and self.model.image_size not in (None, self.image_size):

@@ -48,14 +48,19 @@ class Ranges:
 
 
 def ranges(
-    model: Model, source: Source, num_values: int, seed: int, progress: Callable[[int], None] = lambda steps: None
+    model: Model,
+    source: Source,
+    num_values: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda steps: None,
+    options: InferOptions = InferOptions(),
 ) -> Ranges:
-    """Look at data for the range, the activeness and the meaning of every dimension."""
+    """Look at data for the range, the activeness and the meaning of every dimension of the codes that options give."""
     size = source.size
     if size is None:
         raise InputError(f"{source.name}: codes are compared on images of one size: give one")
     count = min(len(source), FACTOR_IMAGES)
-    seen = collect(model, source, count, InferOptions(), seed, 64, progress)
+    seen = collect(model, source, count, options, seed, 64, progress)
     few = min(count, ORDER_IMAGES)
     ordered = replace(seen, codes=seen.codes[:RANGE_IMAGES], samples=seen.samples[:RANGE_IMAGES])
     active = activeness(rendered_dimensions(model, ordered, few, seed, size, progress))

@@ -7,7 +7,7 @@ import torch
 
 from emorl.feed import feed
 from emorl.runs import find_weights, load_weights
-from emorl.web.handles import MIN_OBJECTS, centroids, motion_of, moves_of, objects, surface, visible
+from emorl.web.handles import MIN_OBJECTS, centroids, motion_of, moves_of, objects, terms, visible
 
 
 def test_where_slots_agree_none_is_visible() -> None:
@@ -45,7 +45,7 @@ def test_planted_motion_is_found() -> None:
     curve = rng.normal(size=(5, 6))
     low, high = np.quantile(places, [0.1, 0.9], axis=0)
     look = rng.normal(scale=0.1, size=(4000, 6))  # what shape and colour do to the code
-    found = motion_of(surface((places - low) / (high - low)) @ curve + look + 3, places)
+    found = motion_of(terms((places - low) / (high - low)) @ curve + look + 3, places)
     assert found is not None
     np.testing.assert_allclose(found.curve, curve, atol=0.1)
     np.testing.assert_allclose([found.low, found.high], [low, high])
@@ -55,18 +55,19 @@ def test_no_motion_is_made_up() -> None:
     codes, places = np.random.default_rng(0).normal(size=(100, 5)), np.random.default_rng(1).normal(size=(100, 2))
     assert motion_of(codes, places) is not None
     assert motion_of(codes[: MIN_OBJECTS - 1], places[: MIN_OBJECTS - 1]) is None
-    assert motion_of(codes, places * [0, 1]) is None
+    for few in (places * [0, 1], places[:, :1] @ [[1.0, 2]], np.sign(places)):  # two lines, and four places
+        assert motion_of(codes, few) is None
 
 
 def test_the_surface_is_quadratic_inside_and_goes_on_as_its_tangent() -> None:
     inside = np.random.default_rng(0).uniform(0, 1, (50, 2))
     u, w = inside.T
-    np.testing.assert_allclose(surface(inside), np.stack([u, w, u**2, u * w, w**2], axis=1))
+    np.testing.assert_allclose(terms(inside), np.stack([u, w, u**2, u * w, w**2], axis=1))
     for border in (np.array([0.3, 1.0]), np.array([0.0, 0.6]), np.array([1.0, 1.0])):
         away = np.where(border == 1, 1, np.where(border == 0, -1, 0))
         steps = np.array([[0], [0.001], [1], [2], [3]]) * away
-        values = surface(border + steps)
-        np.testing.assert_allclose(values[2:] - values[1:-1], np.diff(steps, axis=0)[1:] @ _slope(border), atol=1e-9)
+        values = terms(border + steps)
+        np.testing.assert_allclose(np.diff(values, axis=0), np.diff(steps, axis=0) @ _slope(border), atol=1e-9)
 
 
 def _slope(place: np.ndarray) -> np.ndarray:
@@ -92,14 +93,15 @@ def test_nano_codes_go_with_the_places_of_objects() -> None:
     fit, *_ = np.linalg.lstsq(design[::2], places[::2], rcond=None)
     missed = np.linalg.norm(design[1::2] @ fit - places[1::2], axis=1)
     assert np.median(missed) < 2
-    terms = surface(places / 35)
     unexplained = _left_out(np.zeros((len(codes), 0)), codes)
-    assert _left_out(terms, codes) < 0.93 * _left_out(terms[:, :2], codes) < 0.5 * unexplained
+    low, high = np.quantile(places, [0.1, 0.9], axis=0)
+    curved = terms((places - low) / (high - low))
+    assert _left_out(curved, codes) < 0.93 * _left_out(curved[:, :2], codes) < 0.5 * unexplained
 
 
-def _left_out(terms: np.ndarray, codes: np.ndarray) -> float:
+def _left_out(found: np.ndarray, codes: np.ndarray) -> float:
     """Squared error of codes M D, each regressed on terms M T by all the others."""
-    design = np.pad(terms, ((0, 0), (0, 1)), constant_values=1)
+    design = np.pad(found, ((0, 0), (0, 1)), constant_values=1)
     hat = design @ np.linalg.pinv(design)
     errors = (codes - hat @ codes) / (1 - np.diag(hat))[:, None]
     return float((errors**2).sum())

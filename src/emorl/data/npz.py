@@ -1,7 +1,7 @@
 """Scenes in one .npz file: the simplest way to bring one's own images with masks, or to keep generated ones.
 
     image       N H W 3, uint8
-    mask        N H W, uint8 label map, 0 = background                        optional
+    mask        N H W, label map, integers from 0 to 255, 0 = background      optional
     visibility  N E, 1 for the background and each real object, 0 for padding optional
     any other   N E ..., a factor of that name; row 0 of E is the background  needs visibility, which tells E
 
@@ -97,11 +97,13 @@ class Npz:
         )
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3 or not image.size:
             raise InputError(f"{path}: 'image' is {_say(image)}; it has to be uint8 (0 to 255) of N H W 3")
-        if mask is not None and (mask.dtype != np.uint8 or mask.shape != image.shape[:3]):
-            raise InputError(
-                f"{path}: 'mask' is {_say(mask)} and does not fit 'image'; it has to be labels, uint8 of "
-                f"{_say_shape(image.shape[:3])}, 0 = background"
-            )
+        if mask is not None:
+            if mask.dtype.kind not in "biu" or mask.shape != image.shape[:3] or not 0 <= mask.min() <= mask.max() < 256:
+                raise InputError(
+                    f"{path}: 'mask' is {_say(mask)} and does not fit 'image'; it has to be labels of "
+                    f"{_say_shape(image.shape[:3])}, integers from 0 to 255, 0 = background"
+                )
+            mask = mask.astype(np.uint8)
         if visibility is not None:
             fits = visibility.ndim == 2 and len(visibility) == len(image) and visibility.dtype.kind in "biuf"
             if not fits or not np.isin(visibility, (0, 1)).all():

@@ -126,7 +126,7 @@ class Pictures:
                 first, other = images[0].shape[:2], image.shape[:2]
                 raise InputError(
                     f"{self.paths[index[0]]} has {first[0]} x {first[1]} pixels but {self.paths[i]} has "
-                    f"{other[0]} x {other[1]}: give a size to crop them to, or read them one at a time"
+                    f"{other[0]} x {other[1]}: crop them to one size (--image-size), or read them one at a time"
                 )
         height, width = self.size or (0, 0)
         return Batch(np.stack(images) if images else np.zeros((0, height, width, 3), np.uint8), index)

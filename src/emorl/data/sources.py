@@ -159,8 +159,8 @@ def _view(source: Source, size: Size | None, fit: Fit, rules: Protocol) -> View 
         return View(size, "centre", rules.interpolation)
     if own not in rules.windows:
         raise InputError(
-            f"{source.name} has images of {own[0]} x {own[1]}, not {size[0]} x {size[1]}: fit none leaves them as "
-            "they are, fit centre makes their centre that size"
+            f"{source.name} has images of {own[0]} x {own[1]}, not {size[0]} x {size[1]}: --fit none leaves them "
+            "as they are, --fit centre makes their centre that size"
         )
     return View(size, rules.windows[own], rules.interpolation)
 

@@ -45,11 +45,12 @@ def signs_of_collapse(masks: np.ndarray, kl: np.ndarray | None) -> dict[Sign, st
     if sharp < UNIFORM_MARGIN / num_slots:
         found["shared"] = (
             f"all slots share every pixel (winning mask {sharp:.2f} of 1, 1/K is {1 / num_slots:.2f}): "
-            "try another seed, a longer KL warm-up or a smaller sigma"
+            f"try another seed{', a longer KL warm-up or a smaller sigma' if kl is not None else ' or more steps'}"
         )
     elif share > ONE_SLOT_SHARE:
         found["one slot"] = (
-            f"one slot takes {100 * share:.1f} % of the pixels: try another seed, a longer KL warm-up or a larger sigma"
+            f"one slot takes {100 * share:.1f} % of the pixels: "
+            f"try another seed{', a longer KL warm-up or a larger sigma' if kl is not None else ' or more steps'}"
         )
     if kl is not None and float(kl.mean()) < KL_PER_SLOT * num_slots:
         found["empty codes"] = (

@@ -23,7 +23,9 @@ def contingency(true_labels: np.ndarray, predicted_labels: np.ndarray) -> np.nda
     """
     true_labels, predicted_labels = np.asarray(true_labels), np.asarray(predicted_labels)
     if true_labels.shape != predicted_labels.shape or true_labels.ndim != 3:
-        raise ValueError(f"label maps must share one shape B H W, got {true_labels.shape} and {predicted_labels.shape}")
+        raise ValueError(
+            f"label maps must be B H W, both of one shape, got {true_labels.shape} and {predicted_labels.shape}"
+        )
     num_true, num_predicted = _num_labels(true_labels), _num_labels(predicted_labels)
     num_images = len(true_labels)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from emorl.errors import InputError
 from emorl.models.base import Model
 from emorl.models.efficientmorl import EfficientMORL, EfficientMORLConfig
 from emorl.models.genesis import Genesis, GenesisConfig, GenesisSConfig
@@ -51,7 +52,10 @@ MODELS = {
 
 def model_name(config: ModelConfig) -> str:
     """The table's name of the model this config belongs to."""
-    return next(name for name, entry in MODELS.items() if entry.config is type(config))
+    for name, entry in MODELS.items():
+        if entry.config is type(config):
+            return name
+    raise InputError(f"{type(config).__name__} is the config of no model in emorl.models.MODELS")
 
 
 def build_model(config: ModelConfig) -> Model:

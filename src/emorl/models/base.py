@@ -115,8 +115,14 @@ class Model(Protocol):
         ...
 
 
+MAX_FLOAT = 2.0
+"""Images of larger floats are taken for such in 0 to 255."""
+
+
 def images_to_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Images at the border -> B 3 H W in [0, 1]; raises InputError for another shape or type."""
+    if not isinstance(images, Tensor):
+        raise InputError(f"images must be a tensor B 3 H W, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
         raise InputError(f"images must be B 3 H W, got {tuple(images.shape)}")
     if not images.numel():
@@ -125,6 +131,9 @@ def images_to_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
         return images.to(dtype) / 255
     if not images.is_floating_point():
         raise InputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+    # a GPU would be waited for, and a graph that is being recorded has no values yet
+    if images.device.type == "cpu" and not torch.compiler.is_compiling() and images.max() > MAX_FLOAT:
+        raise InputError(f"images have values up to {images.max():.4g}: give floats in [0, 1], or 0 to 255 as uint8")
     return images.to(dtype)
 
 

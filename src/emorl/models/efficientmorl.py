@@ -399,7 +399,8 @@ class EfficientMORL(BaseModel):
         """Inference without gradients of weights: stage 1, its KL per layer (B L) and stage 2."""
         config = self.config
         num_slots, num_steps = self.counts(options)
-        x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype)
+        x = images_to_unit(images, self.initial_mean.dtype)
+        x = x.clone() if x.is_inference() else x
         noise = as_noise(noise, len(x))
         stage1 = self.bottom_up(x, num_slots, noise)
         with torch.enable_grad():  # for the latent part alone; every decode has a graph of its own

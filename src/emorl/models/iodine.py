@@ -478,7 +478,8 @@ class Iodine(BaseModel):
 
     def _images(self, images: Tensor) -> Tensor:
         """Images of a caller, in [0, 1]; those of a caller in inference mode are copied, so that they can be used."""
-        x = images_to_unit(images.clone() if images.is_inference() else images, self.initial_mean.dtype).detach()
+        x = images_to_unit(images, self.initial_mean.dtype).detach()
+        x = x.clone() if x.is_inference() else x
         if self.config.image_size is not None:
             require_size(x, self.config.image_size)
         return x

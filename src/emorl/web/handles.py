@@ -70,7 +70,7 @@ class Handles:
     """D 2: by how many pixels one standard deviation of a dimension moves objects to the right and down, the others
     unchanged; zeros where too few objects were seen."""
     motion: Motion | None
-    """How codes move objects; None where too few were seen, or all at one place."""
+    """How codes move objects; None where too few were seen, or in too few places."""
 
 
 def visible(logits: Tensor, colours: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def find_handles(model: Model, source: Source, progress: Callable[[int], None] =
     `progress` is told of as many steps as `emorl.traverse.num_ranging_steps` counts. Raises InputError for a source
     whose images have different sizes.
     """
-    known = ranges(model, source, 2, seed=0, progress=progress)
+    known = ranges(model, source, 2, seed=0, progress=progress, options=Encoder(model).options)
     codes, places = objects(model, source)
     return Handles(
         order=known.order,
@@ -133,26 +133,27 @@ def objects(model: Model, source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def motion_of(codes: np.ndarray, places: np.ndarray) -> Motion | None:
-    """Least squares of codes M D on centroids M 2; None where there are too few, or all in one line."""
+    """Least squares of codes M D on centroids M 2; None where there are too few, or in too few places."""
     if len(codes) < MIN_OBJECTS:
         return None
     low, high = np.quantile(places, [OUTSIDE, 1 - OUTSIDE], axis=0)
     if (low >= high).any():
         return None
-    terms = surface((places - low) / (high - low))
-    curve = np.linalg.lstsq(terms - terms.mean(axis=0), codes - codes.mean(axis=0), rcond=None)[0]
+    found = terms((places - low) / (high - low))
+    found -= found.mean(axis=0)
+    curve, _, rank, _ = np.linalg.lstsq(found, codes - codes.mean(axis=0), rcond=None)
+    if rank < found.shape[1]:
+        return None
     return Motion(low, high, curve)
 
 
-def surface(places: np.ndarray) -> np.ndarray:
+def terms(places: np.ndarray) -> np.ndarray:
     """u, w, u^2, u w and w^2 of places M 2 as u and w, their tangents outside of 0 to 1: M 5; see `Motion`.
 
     page/mover.js computes the same.
     """
-    (u, w), (out_u, out_w) = places.clip(0, 1).T, (places - places.clip(0, 1)).T
-    return np.stack(
-        [u + out_u, w + out_w, u * (u + 2 * out_u), u * w + w * out_u + u * out_w, w * (w + 2 * out_w)], axis=1
-    )
+    (u, w), (out_u, out_w) = places.T, (places - places.clip(0, 1)).T
+    return np.stack([u, w, u**2 - out_u**2, u * w - out_u * out_w, w**2 - out_w**2], axis=1)
 
 
 def moves_of(codes: np.ndarray, places: np.ndarray) -> np.ndarray:

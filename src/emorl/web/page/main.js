@@ -274,13 +274,19 @@ const fileStem = () => (activeScene()?.name ?? "scene").replace(/\.\w+$/, "").re
 
 // ---------------------------------------------------------------------- moving
 
+/** @type {Mover | null} What moved an object last: moved again from there, it goes on by what it has learned of it. */
+let lastMover = null;
+
 /**
  * @param {Slot} slot
  * @param {Slot[]} others
  */
 function moverOf({ code, look }, others) {
   const looks = others.map((other) => other.look);
-  return facts.motion && new Mover(networks, facts.motion, looks, code, look);
+  const known = lastMover?.code === code && lastMover.others.length === looks.length;
+  if (known && lastMover?.others.every((other, i) => other === looks[i])) return lastMover;
+  lastMover = facts.motion && new Mover(networks, facts.motion, looks, code, look);
+  return lastMover;
 }
 
 /**
@@ -292,8 +298,8 @@ function startMoving(which) {
   const slot = selectedIn(scene);
   if (!scene || !slot) return null;
   const mover = moverOf(slot, without(scene.slots, slot));
-  if (!mover?.place) return null;
-  const start = mover.place;
+  if (!mover?.place || !mover.goal) return null;
+  const start = { place: mover.place, goal: mover.goal };
   let held = slot;
   const moved = () => {
     const now = state().scenes[which];
@@ -302,7 +308,9 @@ function startMoving(which) {
     show(changed(which, { slots: replaced(now.slots, held) }));
   };
   const goal = newestOnly(async (/** @type {Place} */ place, outdated) => {
-    const goOn = () => !outdated() && selectedIn(state().scenes[which]) === held;
+    const inHand = () => selectedIn(state().scenes[which]) === held;
+    if (!inHand()) return;
+    const goOn = () => !outdated() && inHand();
     await mover.follow({ x: inside(place.x, networks.width), y: inside(place.y, networks.height) }, { moved, goOn });
   });
   return { start, goal };
@@ -358,6 +366,7 @@ function listenToPointer(card, which) {
     const motion = startMoving(which);
     if (!motion) return;
     const grip = card.pointAt(event);
+    const start = motion.start.place;
     card.stage.setPointerCapture(event.pointerId);
     card.stage.classList.add("grabbing");
     let last = Promise.resolve();
@@ -365,7 +374,7 @@ function listenToPointer(card, which) {
     const move = (moved) => {
       if (!moved.isPrimary) return; // a second finger
       const { x, y } = card.pointAt(moved);
-      last = motion.goal({ x: motion.start.x + x - grip.x, y: motion.start.y + y - grip.y });
+      last = motion.goal({ x: start.x + x - grip.x, y: start.y + y - grip.y });
     };
     const ended = new AbortController();
     /** @param {PointerEvent} over */
@@ -399,7 +408,8 @@ function listenToKeys(card, which) {
   /** @param {Place} step in pixels */
   const move = async (step) => {
     const motion = startMoving(which);
-    await motion?.goal({ x: motion.start.x + step.x, y: motion.start.y + step.y });
+    const from = motion?.start.goal; // not where it is, or it would go astray step by step where it cannot follow
+    if (from) await motion.goal({ x: from.x + step.x, y: from.y + step.y });
     settle();
   };
   card.stage.addEventListener("focus", () => select(which, state().scenes[which]?.selected ?? null));
