@@ -66,7 +66,9 @@ def test_a_batch_is_a_copy(tmp_path: Path) -> None:
         ({"image": IMAGE, "mask": MASK[:4]}, "'mask' is uint8 of 4 6 8 and does not fit"),
         ({"image": IMAGE, "mask": MASK.transpose(0, 2, 1)}, "does not fit"),
         ({"image": IMAGE, "mask": MASK[..., None]}, "does not fit"),
-        ({"image": IMAGE, "mask": MASK.astype(np.int64)}, "'mask' is int64"),
+        ({"image": IMAGE, "mask": MASK.astype(np.float32)}, "'mask' is float32"),
+        ({"image": IMAGE, "mask": MASK.astype(np.int64) + 255}, "integers from 0 to 255"),
+        ({"image": IMAGE, "mask": MASK.astype(np.int64) - 1}, "integers from 0 to 255"),
         ({"image": IMAGE, "mask": MASK, "visibility": np.ones((5, 2))}, "label 2, but there are 2"),
         ({"image": IMAGE, "visibility": np.ones(5)}, "visibility"),
         ({"image": IMAGE, "visibility": np.full((5, 2), 0.5)}, "visibility"),
@@ -139,3 +141,11 @@ def test_random_damage(tmp_path: Path) -> None:
             refused += 1
             assert str(path) in str(error)
     assert refused > 200
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16])
+def test_labels_of_any_integers_are_the_same(kind: type[np.integer], tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", image=IMAGE, mask=MASK.astype(kind))
+    found = Npz(tmp_path / "own.npz").read(np.arange(5)).mask
+    assert found is not None and found.dtype == np.uint8
+    np.testing.assert_array_equal(found, MASK)
