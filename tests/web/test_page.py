@@ -200,7 +200,7 @@ def test_a_drag_arrives_in_few_steps_that_can_all_be_drawn(web: Explorer) -> Non
     at_once = web.page.evaluate(FOLLOWED, [1, 99, True])
     assert np.hypot(*np.subtract(at_once["place"], (14, 5))) < 0.2
     assert at_once["drawn"] == at_once["decodes"] == 1
-    for share in (0.7, 1.4):  # an object that follows less than others do, and one that follows more
+    for share in (0.75, 1.4):  # an object that follows less than others do, and one that follows more
         corrected = web.page.evaluate(FOLLOWED, [share, 99, True])
         assert np.hypot(*np.subtract(corrected["place"], (14, 5))) < 0.25
         assert 2 <= corrected["drawn"] == corrected["decodes"] <= 4
