@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import dacite
 import numpy as np
 
+from emorl import checks
 from emorl.data.protocols import ProtocolName
 from emorl.data.sources import Fit
 from emorl.errors import InputError
@@ -79,7 +79,7 @@ class TrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        positive = (
+        counts = (
             "num_images",
             "batch_size",
             "steps",
@@ -88,25 +88,17 @@ class TrainConfig:
             "half_life_steps",
             "max_skipped_steps",
         )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "kl_warmup_steps", "validate_every", "validation_images"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a positive number, got {getattr(self, name)}")
+        checks.at_least(1, self, *counts)
+        checks.at_least(0, self, "warmup_steps", "kl_warmup_steps", "validate_every", "validation_images")
+        checks.positive(self, "learning_rate", "clip_norm")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas must be at least 0 and below 1, got {self.betas}")
         if self.start_from == "":
             raise InputError("start_from is empty: name weights, or leave it out")
         if self.batch_size > self.num_images:
             raise InputError(f"batch_size {self.batch_size} is larger than num_images {self.num_images}")
-        if self.model.num_slots < 1:
-            raise InputError(f"num_slots must be at least 1, got {self.model.num_slots}")
-        if not 0 <= self.model.kl_weight < math.inf:
-            raise InputError(f"kl_weight must be a number of at least 0, got {self.model.kl_weight}")
+        checks.at_least(1, self.model, "num_slots")
+        checks.not_negative(self.model, "kl_weight")
         if self.image_size is not None and self.model.image_size not in (None, self.image_size):
             raise InputError(
                 f"image_size is {self.image_size}, and this model is built for {self.model.image_size}: "

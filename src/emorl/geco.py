@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emorl import checks
 from emorl.errors import InputError
 
 ZETA_MIN = 0.55
@@ -53,8 +54,7 @@ class GecoConfig:
             raise InputError(f"target_per_element must be a finite number, got {self.target_per_element}")
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise InputError(f"quantile must be between 0 and 1, got {self.quantile}")
-        if self.warmup_steps < 0:
-            raise InputError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        checks.at_least(0, self, "warmup_steps")
         _check_rates(self)
 
 
@@ -86,9 +86,7 @@ class KLGecoConfig:
 def _check_rates(config: GecoConfig | KLGecoConfig) -> None:
     if not 0 <= config.decay < 1:
         raise InputError(f"decay must be at least 0 and below 1, got {config.decay}")
-    for name in ("rate", "acceleration"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"{name} must be a number of at least 0, got {getattr(config, name)}")
+    checks.not_negative(config, "rate", "acceleration")
 
 
 @dataclass(frozen=True)

@@ -867,10 +867,10 @@ def test_the_flattening_network_is_built_for_one_size() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_slots": 0}, "num_slots is 0"),
-        ({"slot_dim": -1}, "slot_dim is -1"),
-        ({"refinement_steps": -1}, "refinement_steps is -1: it must be at least 0"),
-        ({"lstm_dim": -2}, "lstm_dim is -2"),
+        ({"num_slots": 0}, "num_slots must be at least 1, got 0"),
+        ({"slot_dim": -1}, "slot_dim must be at least 1, got -1"),
+        ({"refinement_steps": -1}, "refinement_steps must be at least 0, got -1"),
+        ({"lstm_dim": -2}, "lstm_dim must be at least 0, got -2"),
         ({"decoder_kernel": 4}, "take an odd number"),
         ({"encoder_kernel": 2}, "take an odd number"),
         ({"hidden": ()}, "hidden"),

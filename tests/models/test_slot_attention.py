@@ -436,7 +436,7 @@ def test_impossible_numbers_are_refused_in_a_line() -> None:
         with pytest.raises(InputError, match=r"^.*at least.*$"):
             build().infer(pictures(), options)
     for field in ("num_slots", "slot_dim", "encoder_channels", "refinement_steps"):
-        with pytest.raises(InputError, match=rf"^{field} is -1: it must be at least .$"):
+        with pytest.raises(InputError, match=rf"^{field} must be at least ., got -1$"):
             SlotAttention(replace(SMALL, **{field: -1}))  # type: ignore[arg-type]
 
 

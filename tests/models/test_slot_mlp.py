@@ -299,7 +299,7 @@ def test_other_shapes_and_types_are_refused(images: Tensor) -> None:
 
 def test_impossible_sizes_are_refused_in_a_line() -> None:
     for field in ("num_slots", "slot_dim", "encoder_channels", "grid_size", "hidden_dim"):
-        with pytest.raises(InputError, match=rf"^{field} is 0: it must be at least 1$"):
+        with pytest.raises(InputError, match=rf"^{field} must be at least 1, got 0$"):
             SlotMLP(replace(SMALL, **{field: 0}))  # type: ignore[arg-type]
 
 

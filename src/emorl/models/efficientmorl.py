@@ -29,9 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl import geco
+from emorl import checks, geco
 from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only
-from emorl.errors import InputError
 from emorl.geco import GecoConfig
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
@@ -196,13 +195,11 @@ class EfficientMORL(BaseModel):
 
     def __init__(self, config: EfficientMORLConfig) -> None:
         super().__init__()
-        if config.num_layers < 0 or config.num_slots < 1 or config.refinement_steps < 0:
-            raise InputError("num_layers and refinement_steps must be at least 0 and num_slots at least 1")
-        sizes = {"slot_dim": config.slot_dim, **asdict(config.patch)}
-        if small := [name for name, size in sizes.items() if size < (name != "decoder_waves")]:
-            raise InputError(f"{small[0]} is {sizes[small[0]]}: sizes must be at least 1, decoder_waves at least 0")
-        if not 0 < config.sigma < math.inf:
-            raise InputError(f"sigma must be a positive number, got {config.sigma}")
+        checks.at_least(0, config, "num_layers", "refinement_steps")
+        checks.at_least(1, config, "num_slots", "slot_dim")
+        checks.at_least(0, config.patch, "decoder_waves")
+        checks.at_least(1, config.patch, *(name for name in asdict(config.patch) if name != "decoder_waves"))
+        checks.positive(config, "sigma")
         self.config = config
         dim, patch = config.slot_dim, config.patch
         channels = 64 if config.encoder == "conv" else patch.encoder_channels

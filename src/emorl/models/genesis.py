@@ -27,6 +27,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.errors import InputError
 from emorl.geco import KLGecoConfig
 from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
@@ -123,13 +124,10 @@ class Genesis(KLGecoModel):
 
     def __init__(self, config: GenesisConfig | GenesisSConfig) -> None:
         super().__init__()
-        two_stage = isinstance(config, GenesisConfig)
-        sizes = ["num_slots", "mask_dim", "mask_channels", "component_channels"]
-        for name in sizes + ["component_dim"] * two_stage:
-            if getattr(config, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(config, name)}")
-        if not 0 < config.sigma < math.inf:
-            raise InputError(f"sigma must be a positive number, got {config.sigma}")
+        checks.at_least(1, config, "num_slots", "mask_dim", "mask_channels", "component_channels")
+        if isinstance(config, GenesisConfig):
+            checks.at_least(1, config, "component_dim")
+        checks.positive(config, "sigma")
         strides = strides_of(config.image_size)
         self.config = config
         size, dim = config.image_size, config.mask_dim

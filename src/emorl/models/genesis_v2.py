@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.errors import InputError
 from emorl.geco import KLGecoConfig
 from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
@@ -316,12 +317,8 @@ def _check(config: GenesisV2Config) -> None:
     """Raise InputError for values no model can be built from."""
     if len(config.image_size) != 2 or min(config.image_size) < 16:
         raise InputError(f"image_size must be two sides of at least 16 pixels, got {config.image_size}")
-    for name in ("num_slots", "slot_dim"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(config, name)}")
+    checks.at_least(1, config, "num_slots", "slot_dim")
     if config.channels < 1 or config.channels % NUM_GROUPS:
         raise InputError(f"channels must be a multiple of {NUM_GROUPS}, got {config.channels}")
-    if not 0 < config.sigma < math.inf:
-        raise InputError(f"sigma must be a positive number, got {config.sigma}")
-    if not 0 <= config.kl_weight < math.inf:
-        raise InputError(f"kl_weight must be a number of at least 0, got {config.kl_weight}")
+    checks.positive(config, "sigma")
+    checks.not_negative(config, "kl_weight")

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.eager_vjp import EagerNLL, decode_and_differentiate, decode_only, recomputed
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, require_size
@@ -491,17 +492,15 @@ def _decoding(canvas: Tensor) -> Decoding:
 
 def _check(config: IodineConfig) -> None:
     """Raise InputError for values that no model can be built from."""
-    at_least_0 = ("refinement_steps", "decoder_layers", "lstm_dim")
-    for name, value in asdict(config).items():
-        if type(value) is int and value < (name not in at_least_0):
-            raise InputError(f"{name} is {value}: it must be at least {int(name not in at_least_0)}")
+    may_be_0 = ("refinement_steps", "decoder_layers", "lstm_dim")
+    checks.at_least(0, config, *may_be_0)
+    checks.at_least(1, config, *(k for k, v in asdict(config).items() if type(v) is int and k not in may_be_0))
     for name in ("decoder_kernel", "encoder_kernel"):
         if getattr(config, name) % 2 == 0:
             raise InputError(f"{name} is {getattr(config, name)}: kernels must have a middle, so take an odd number")
     if not config.hidden or min(config.hidden) < 1:
         raise InputError(f"hidden is {config.hidden}: name at least one width, and none below 1")
-    if not 0 < config.scale < math.inf:
-        raise InputError(f"scale must be a positive number, got {config.scale}")
+    checks.positive(config, "scale")
     if not 1e-4 <= config.prior_variance <= 80:
         raise InputError(f"prior_variance must be from 0.0001 to 80, got {config.prior_variance}")
     if (config.pool == "flatten") != (config.image_size is not None):

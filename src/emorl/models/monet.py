@@ -19,13 +19,13 @@ docs/models/monet.md lists where sources differ. Axes: B images, K slots, D slot
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement, require_size
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder
@@ -216,12 +216,6 @@ def _check(config: MONetConfig) -> None:
     """Raise InputError for values no model can be built from."""
     if len(config.image_size) != 2 or min(config.image_size) < 16:
         raise InputError(f"image_size must be two sides of at least 16 pixels, got {config.image_size}")
-    for name in ("num_slots", "slot_dim", "attention_channels", "component_channels"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("sigma_background", "sigma_foreground"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"{name} must be a positive number, got {getattr(config, name)}")
-    for name in ("kl_weight", "mask_weight"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"{name} must be a number of at least 0, got {getattr(config, name)}")
+    checks.at_least(1, config, "num_slots", "slot_dim", "attention_channels", "component_channels")
+    checks.positive(config, "sigma_background", "sigma_foreground")
+    checks.not_negative(config, "kl_weight", "mask_weight")

@@ -25,6 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit
 from emorl.nn.attention import SetAttention
@@ -74,11 +75,8 @@ class SlotAttention(BaseModel):
 
     def __init__(self, config: SlotAttentionConfig) -> None:
         super().__init__()
-        sizes = {name: getattr(config, name) for name in ("num_slots", "slot_dim", "encoder_channels")}
-        if small := [name for name, size in sizes.items() if size < 1]:
-            raise InputError(f"{small[0]} is {sizes[small[0]]}: it must be at least 1")
-        if config.refinement_steps < 0:
-            raise InputError(f"refinement_steps is {config.refinement_steps}: it must be at least 0")
+        checks.at_least(1, config, "num_slots", "slot_dim", "encoder_channels")
+        checks.at_least(0, config, "refinement_steps")
         self.config = config
         dim, channels = config.slot_dim, config.encoder_channels
         self.encoder = token_encoder(config.encoder, channels)

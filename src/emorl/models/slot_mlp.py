@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl import checks
 from emorl.errors import InputError
 from emorl.models.base import BaseModel, InferOptions, TrainState, images_to_unit, refuse_refinement
 from emorl.nn.autoencoder import (
@@ -67,9 +68,7 @@ class SlotMLP(BaseModel):
 
     def __init__(self, config: SlotMLPConfig) -> None:
         super().__init__()
-        names = ("num_slots", "slot_dim", "encoder_channels", "grid_size", "hidden_dim")
-        if small := [name for name in names if getattr(config, name) < 1]:
-            raise InputError(f"{small[0]} is {getattr(config, small[0])}: it must be at least 1")
+        checks.at_least(1, config, "num_slots", "slot_dim", "encoder_channels", "grid_size", "hidden_dim")
         self.config = config
         channels, hidden = config.encoder_channels, config.hidden_dim
         self.encoder = feature_encoder(config.encoder, channels)
