@@ -86,5 +86,5 @@ def test_what_is_slow_stays_slow_as_a_part_or_a_view() -> None:
 
 
 def test_too_few_images_are_told() -> None:
-    with pytest.raises(InputError, match="10 training images, num_images is 11: give --num-images"):
+    with pytest.raises(InputError, match="10 training images, num_images is 11: give --num-images 10"):
         Images(Tetrominoes(0, 10), 11, CPU)

@@ -207,6 +207,21 @@ def test_a_drag_arrives_in_few_steps_that_can_all_be_drawn(web: Explorer) -> Non
         assert web.page.evaluate(FOLLOWED, [share, 99, False])["decodes"] == 1  # the hand is elsewhere by then
 
 
+def test_a_copy_goes_where_there_is_room(web: Explorer) -> None:
+    beside = """async ([place, others]) => {
+        const points = others.map(([x, y]) => ({ x, y }));
+        const { x, y } = (await import("./scene.js")).roomBeside({ x: place[0], y: place[1] }, points, 40, 20);
+        return [x, y];
+    }"""
+    for x in (0, 13, 39):
+        for y in (0, 10, 19):  # always one that is not at the border, also without any other object
+            found = web.page.evaluate(beside, [[x, y], []])
+            assert 5 <= found[0] <= 35
+            assert 2.5 <= found[1] <= 17.5
+    assert web.page.evaluate(beside, [[20, 10], [[30, 10], [10, 10], [10, 5]]]) == [20, 15]
+    assert web.page.evaluate(beside, [[20, 10], [[10, 5], [10, 15], [20, 5], [20, 15], [30, 5]]]) == [30, 15]
+
+
 def test_an_object_that_cannot_go_where_the_hand_is_stays_in_sight(web: Explorer) -> None:
     stopped = web.page.evaluate(FOLLOWED, [1, 12, True])  # nothing is seen of it from column 12 on
     assert 9 < stopped["place"][0] < 12
@@ -289,9 +304,18 @@ def test_remove_duplicate_copy_swap(web: Explorer) -> None:
     web.says("Duplicated")
     found = web.scene()
     assert len(found["codes"]) == len(before["codes"]) + 1
-    moved = np.array(found["places"][-1]) - before["places"][k]
-    assert 4 < abs(moved[0]) < 14
-    assert abs(moved[1]) < 3
+    assert 4 < np.hypot(*np.subtract(found["places"][-1], before["places"][k])) < 16
+    web.object(k).click()
+    web.button("Duplicate").click()
+    web.page.wait_for_function(
+        "count => import('./main.js').then(({ state }) => state().scenes[0].slots.length == count)",
+        arg=len(before["codes"]) + 2,
+    )
+    first, again = web.scene()["places"][-2:]
+    assert np.hypot(*np.subtract(first, again)) > 4  # not one upon the other
+    web.button("Undo").click()
+    found = web.scene()
+    web.object(len(before["codes"])).click()
     web.button("Copy to other scene").click()
     web.says("Copied to scene 2")
     assert web.scene(1)["codes"] == [*second["codes"], found["codes"][-1]]

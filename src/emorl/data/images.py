@@ -32,7 +32,9 @@ class Images:
 
     def __init__(self, source: Source, num: int, device: torch.device) -> None:
         if len(source) < num:
-            raise InputError(f"{source.name} has {len(source)} training images, num_images is {num}: give --num-images")
+            raise InputError(
+                f"{source.name} has {len(source)} training images, num_images is {num}: give --num-images {len(source)}"
+            )
         self.source = source
         self.missing = np.ones(num, bool)
         if source.size is None:  # pictures of their own sizes: read at once, the source says which one differs

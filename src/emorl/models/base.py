@@ -9,8 +9,9 @@ training is in `TrainState`, which goes in and comes out as a value; a model hol
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -148,6 +149,7 @@ class BaseModel(nn.Module):
 
     def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
         """See `Model`."""
+        check_size(size)
         shown = self.decode_slots(slots.flatten(0, 1), size)
         assert shown is not None, "a model has decode_slots, or its own decode"
         logits, colours = (part.view(*slots.shape[:2], *part.shape[1:]) for part in shown)
@@ -222,6 +224,12 @@ def refuse_refinement(name: str, options: InferOptions) -> None:
     """Raise InputError where a caller asks a model that does not refine for refinement steps."""
     if options.refinement_steps:
         raise InputError(f"{name} has no refinement steps: leave them out or ask for 0")
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise InputError for a size of pictures that is not height and width."""
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(s, Integral) and s > 0 for s in size):
+        raise InputError(f"size must be height and width in pixels, got {size}")
 
 
 def require_size(images: Tensor, size: tuple[int, int]) -> None:

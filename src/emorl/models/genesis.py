@@ -30,7 +30,15 @@ from torch import Tensor, nn
 from emorl import checks
 from emorl.errors import InputError
 from emorl.geco import KLGecoConfig
-from emorl.models.base import InferOptions, KLGecoModel, TrainState, images_to_unit, refuse_refinement, require_size
+from emorl.models.base import (
+    InferOptions,
+    KLGecoModel,
+    TrainState,
+    check_size,
+    images_to_unit,
+    refuse_refinement,
+    require_size,
+)
 from emorl.nn.autoregressive import AutoregressivePrior, bounded_gaussian, exact_kl, sampled_kl
 from emorl.nn.component_vae import ComponentDecoder, ComponentEncoder, shifted_softplus_std
 from emorl.nn.gated import GatedDecoder, GatedEncoder, NormKind
@@ -247,6 +255,7 @@ class Genesis(KLGecoModel):
 
     def decode(self, slots: Tensor, size: tuple[int, int]) -> Decoding:
         """See `Model`; the order of the slots matters, and size must be that of the config."""
+        check_size(size)
         require_size(slots.new_empty(0, 3, *size), self.config.image_size)
         if slots.ndim != 3 or slots.shape[1] < 1 or slots.shape[2] != self.slot_dim:
             raise InputError(f"slots must be B K {self.slot_dim}, got {tuple(slots.shape)}")

@@ -5,6 +5,7 @@ import { History } from "./history.js";
 import { Mover } from "./mover.js";
 import { Networks } from "./networks.js";
 import { readPicture, saveFile } from "./pictures.js";
+import { roomBeside } from "./scene.js";
 
 /** @typedef {import("./card.js").Scene} Scene */
 /** @typedef {import("./scene.js").Place} Place */
@@ -189,9 +190,8 @@ async function duplicate() {
   const copy = placed(slot, scene.slots);
   const mover = moverOf(slot, scene.slots.filter((other) => other !== slot));
   if (mover?.place) {
-    const aside = networks.width / 4;
-    const x = mover.place.x + (mover.place.x < networks.width / 2 ? aside : -aside);
-    await mover.follow({ x, y: mover.place.y });
+    const seen = cards[which].places.filter((place, k) => place && scene.slots[k] !== slot);
+    await mover.follow(roomBeside(mover.place, /** @type {Place[]} */ (seen), networks.width, networks.height));
     if (selectedIn(state().scenes[which]) !== slot) return; // it was changed meanwhile
     Object.assign(copy, { code: mover.code, look: mover.look });
   }

@@ -132,6 +132,26 @@ export function centroid(shown, width) {
 }
 
 /**
+ * Where there is most room beside a place: of the eight around it, a quarter of the picture away and not at its border,
+ * the one whose nearest other place is farthest.
+ * @param {Place} place
+ * @param {Place[]} others
+ * @param {number} width
+ * @param {number} height
+ * @returns {Place}
+ */
+export function roomBeside(place, others, width, height) {
+  /** @param {number} value @param {number} length */
+  const within = (value, length) => value >= length / 8 && value <= (7 * length) / 8;
+  /** @param {Place} at */
+  const room = (at) => Math.min(...others.map((other) => Math.hypot(at.x - other.x, at.y - other.y)));
+  return [[1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, 1], [1, -1], [-1, -1]]
+    .map(([dx, dy]) => ({ x: place.x + (dx * width) / 4, y: place.y + (dy * height) / 4 }))
+    .filter(({ x, y }) => within(x, width) && within(y, height))
+    .reduce((best, at) => (room(at) > room(best) ? at : best));
+}
+
+/**
  * The border of the pixels of one slot as an SVG path of unit steps.
  * @param {Int16Array} labels
  * @param {number} k
