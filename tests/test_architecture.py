@@ -21,7 +21,7 @@ PACKAGE = PROJECT / "src" / "emorl"
 # From bottom to top. A unit is a module or sub-package directly in emorl; it may import every unit of a lower
 # layer and, without cycles, those of its own.
 LAYERS: list[set[str]] = [
-    {"errors", "types", "files", "jobs", "threads", "version"},
+    {"errors", "types", "files", "jobs", "threads", "version", "checks"},
     {"nn", "prob", "geco", "noise", "eager_vjp"},
     {"precision", "distributed"},
     {"models"},
@@ -44,6 +44,7 @@ NARROW: dict[str, set[str]] = {
     "types": set(),
     "files": {"errors"},
     "jobs": {"errors"},
+    "checks": {"errors"},
     "threads": set(),
     "data": {"errors", "types", "files", "threads"},
     "metrics": set(),
