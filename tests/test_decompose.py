@@ -169,6 +169,17 @@ def test_sources_of_one_name_do_not_overwrite_each_other(model: Any, tmp_path: P
     assert not np.array_equal(*codes)
 
 
+def test_nor_do_those_that_differ_by_case_alone(model: Any, tmp_path: Path) -> None:
+    for folder, name in (("a", "Cat.png"), ("b", "cat.png")):  # one name on the disks of Windows and macOS
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (10, 10), "red").save(tmp_path / folder / name)
+    sources = [Pictures([tmp_path / "a" / "Cat.png"]), Pictures([tmp_path / "b" / "cat.png"])]
+    sheets = decompose(model, sources, tmp_path / "out", InferOptions(), 0)
+    assert [path.name for path in sheets] == ["Cat_sheet_000.png", "cat-2_sheet_000.png"]
+    with np.load(tmp_path / "out" / "Cat_slots.npz") as content:
+        assert "allow_pickle" not in content.files
+
+
 def test_a_seed_repeats(model: Any, tmp_path: Path) -> None:
     source = Subset(open_source("tetrominoes", split="test"), 0, 1)
     for folder, seed in (("one", 0), ("again", 0), ("other", 1)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,22 @@ def test_written_whole(tmp_path: Path) -> None:
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_bytes() == b"new"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_synced_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network disks; a disk that fails is told."""
+
+    def fsync(descriptor: int, reason: int = errno.EINVAL) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with write_whole(tmp_path / "a") as file:
+        file.write(b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    monkeypatch.setattr(os, "fsync", partial(fsync, reason=errno.EIO))
+    with pytest.raises(InputError, match="cannot write"), write_whole(tmp_path / "b") as file:
+        file.write(b"new")
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:

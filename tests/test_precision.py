@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emorl.errors import InputError
 from emorl.models.base import TrainState
 from emorl.models.efficientmorl import EfficientMORL
 from emorl.nn.convs import ConvStack
-from emorl.precision import CHUNK_BYTES, choose, native_bfloat16, place
+from emorl.precision import CHUNK_BYTES, choose, native_bfloat16, pick_device, place
 from emorl.presets import preset
 from emorl.runs import load_weights, newest_checkpoint, read_json
 from emorl.train import train
@@ -32,6 +33,12 @@ def test_auto_is_what_the_hardware_has(found: dict[str, bool], native: bool, mon
     assert native_bfloat16(CPU) == native
     assert choose("auto", CPU) == ("bfloat16" if native else "float32")
     assert choose("float32", CPU) == "float32" and choose("bfloat16", CPU) == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "nonsense", "cuda:99"])
+def test_devices_that_cannot_train_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"device {name} cannot be used"):
+        pick_device(name)
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -431,3 +431,16 @@ def test_a_log_that_is_not_there_stays_away(tmp_path: Path) -> None:
 
 def test_saving_weights_into_a_missing_folder_is_told(tmp_path: Path) -> None:
     assert "cannot write" in refusal(lambda: save_weights(tmp_path / "missing", tiny.build(), ABOUT))
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that another process still reads, on some disks."""
+
+    def rmdir(path: Any, **_: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    save_checkpoint(run, 1500, tiny.build(seed=9), {"step": 1500}, {**ABOUT, "steps": 1500})
+    monkeypatch.undo()
+    newest = newest_checkpoint(run)
+    assert newest is not None and newest.name == "001500"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,15 +72,17 @@ def decompose(
 
 def _write_codes(parts: list[dict[str, np.ndarray]], path: Path) -> None:
     if parts:
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         with write_whole(path, overwrite=True) as file:
-            np.savez(file, allow_pickle=False, **joined)
+            np.savez(file, **joined)
 
 
 def _stems(sources: Sequence[Source]) -> list[str]:
     stems: list[str] = []
+    taken: set[str] = set()  # without case: some disks know none
     for source in sources:
         stem = Path(source.name).stem or "image"
         numbered = (f"{stem}-{i}" for i in count(2))
-        stems.append(next(name for name in chain([stem], numbered) if name not in stems))
+        stems.append(next(name for name in chain([stem], numbered) if name.casefold() not in taken))
+        taken.add(stems[-1].casefold())
     return stems

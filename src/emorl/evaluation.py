@@ -110,9 +110,9 @@ def score(
         if found.decoder_masks is not None:
             scores["foreground_ari_decoder"] = foreground_ari(mask, winners(found.decoder_masks, size))
     if found.steps:
-        scores["nll"] = found.steps[-1].nll.double().cpu().numpy()
-        scores["kl"] = found.steps[-1].kl.double().cpu().numpy()
-        scores["kl_stage1"] = found.steps[0].kl.double().cpu().numpy()
+        scores["nll"] = found.steps[-1].nll.cpu().double().numpy()
+        scores["kl"] = found.steps[-1].kl.cpu().double().numpy()
+        scores["kl_stage1"] = found.steps[0].kl.cpu().double().numpy()
     return scores, found
 
 
@@ -139,7 +139,7 @@ def score_source(
 
     def work(batch: tuple[Batch, np.ndarray | None]) -> dict[str, np.ndarray]:
         scores, found = score(model, batch[0], options, seed, batch[1])
-        layers = [layer.kl.double().cpu().numpy() for layer in found.layers if layer.kl is not None]
+        layers = [layer.kl.cpu().double().numpy() for layer in found.layers if layer.kl is not None]
         return scores | ({"kl_per_layer": np.stack(layers, axis=1)} if layers else {})
 
     if next(model.parameters()).device.type != "cpu":

@@ -51,11 +51,14 @@ class Process:
 
     def ended(self) -> bool:
         """Whether there is a result, or will be none."""
-        return self._pipe.poll()
+        try:
+            return self._pipe.poll()
+        except BrokenPipeError:  # what Windows says where others tell of an end
+            return True
 
     def result(self) -> Any:
         """What the function returned; raises LostError."""
-        with suppress(EOFError):
+        with suppress(EOFError, BrokenPipeError):
             result = self._pipe.recv()
             self._process.join()
             return result

@@ -31,8 +31,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("choose cpu, cuda or mps")
+        if device.type not in ("cpu", "cuda"):  # Apple's GPUs have no float64, which scores are added up in
+            raise RuntimeError("choose cpu or cuda")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name} cannot be used ({first_line(error)})") from None

@@ -170,7 +170,7 @@ def find_weights(name: str) -> Path:
 
 def shipped_names() -> list[str]:
     """MODEL/DATA names of all weights that come with the package."""
-    return sorted(str(p.parent.relative_to(SHIPPED)) for p in SHIPPED.glob("*/*/weights.safetensors"))
+    return sorted(p.parent.relative_to(SHIPPED).as_posix() for p in SHIPPED.glob("*/*/weights.safetensors"))
 
 
 # -------------------------------------------------------------------- run folders
@@ -269,7 +269,7 @@ def save_checkpoint(
         save_weights(temporary, model, about)
         torch.save(training, temporary / "training.pt")
         for file in temporary.iterdir():
-            with file.open("rb") as opened:
+            with file.open("rb+") as opened:  # Windows syncs no file that is open for reading alone
                 os.fsync(opened.fileno())
         sync_folder(temporary)
         if final.exists():
@@ -277,7 +277,7 @@ def save_checkpoint(
         temporary.rename(final)
         sync_folder(parent)
         for older in _checkpoints(run)[:-2] if prune else ():
-            shutil.rmtree(older)
+            shutil.rmtree(older, ignore_errors=True)  # one that is being read stays until the next time
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"cannot write the checkpoint of step {step} to {run}: {reason}") from None

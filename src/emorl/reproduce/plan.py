@@ -295,7 +295,8 @@ PLAN: dict[str, Item] = {
         "Fig. 7: refinement at test time, and more objects",
         "Test scores by the number of refinement steps; right, the same on scenes with more objects than any that "
         "were trained on, with more slots. The paper finds that without any step 99.1 % of the refined ARI are kept, "
-        "that the KL falls with the first step, and a slight drop with more objects.",
+        "that the KL falls with the first step, and a slight drop with more objects. At I = 0 the KL is that of all "
+        "layers, from I = 1 on that of the refined posterior alone, as published: most of the fall is that.",
         _fig7,
         {
             "paper": {
@@ -419,7 +420,8 @@ PLAN: dict[str, Item] = {
     "fig14": Item(
         "Fig. 14: refinement at test time, trained with three steps",
         "Test scores by the number of refinement steps, of models that were trained with three throughout, under two "
-        "priors. The paper finds a small loss of ARI without any step, a larger KL, and no loss with up to six.",
+        "priors. The paper finds a small loss of ARI without any step, a larger KL, and no loss with up to six. At "
+        "I = 0 the KL is that of all layers, from I = 1 on that of the refined posterior alone, as published.",
         partial(curves.refinement, scores=_SWEPT),
         {
             "paper": {

@@ -33,7 +33,12 @@ class Handler(SimpleHTTPRequestHandler):
     """Files of one folder by GET and HEAD: no listings, nothing that a link or a path leads to outside of it."""
 
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+        ".css": "text/css",
+        ".html": "text/html",
         ".js": "text/javascript",
+        ".json": "application/json",
+        ".png": "image/png",
+        ".svg": "image/svg+xml",
         ".wasm": "application/wasm",
         ".onnx": "application/octet-stream",
     }
@@ -67,7 +72,7 @@ class Handler(SimpleHTTPRequestHandler):
         """As the base class; a browser that has gone is no error."""
         try:
             super().copyfile(source, outputfile)
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionError:
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
