@@ -692,13 +692,3 @@ def test_released_weights_are_imported(tmp_path: Path, capsys: Capture) -> None:
     assert main(other) == 2  # of another size
     assert "has shape" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
-
-
-def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
-    path = tmp_path / "\u0436\u0443\u043a.png"
-    Image.new("RGB", (40, 40), "red").save(path)
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    call = [sys.executable, "-m", "emorl", "data", "info", str(path)]
-    done = subprocess.run(call, env=environment, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\u0436\u0443\u043a" in done.stdout.replace(b"\r", b"").replace(b"\n", b"")

@@ -9,7 +9,6 @@ of them needs costs the others no time.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -49,8 +48,6 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. KeyboardInterrupt goes through, to `emorl.__main__`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)
         if sys.stdout is not None:
