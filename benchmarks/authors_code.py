@@ -31,6 +31,7 @@ from emorl.benchmark.timing import interleaved, machine
 from emorl.errors import InputError
 from emorl.models.efficientmorl import EfficientMORLConfig, as_released
 from emorl.noise import StepNoise
+from emorl.precision import pick_device
 from emorl.released import from_released_names
 
 DRAWS = 8
@@ -68,7 +69,7 @@ def authors_model(clone: Path, point: Point) -> nn.Module:
     config = point.model
     assert isinstance(config, EfficientMORLConfig)
     stand_in = types.ModuleType("sacred")
-    stand_in.Ingredient = Ingredient  # type: ignore[attr-defined]
+    vars(stand_in)["Ingredient"] = Ingredient
     sys.modules["sacred"] = stand_in
     if str(clone) not in sys.path:
         sys.path.insert(0, str(clone))
@@ -86,8 +87,8 @@ def authors_model(clone: Path, point: Point) -> nn.Module:
         "image_decoder": {"broadcast": "iodine", "small": "small"}[config.decoder],
         "image_likelihood": {"mixture": "GMM", "gaussian": "Gaussian"}[config.likelihood],
         "use_DualGRU": config.gru == "dual",
-        "bottom_up_prior": False,
-        "reverse_prior_plusplus": True,
+        "bottom_up_prior": config.prior == "bottom-up",
+        "reverse_prior_plusplus": config.prior == "reversed++",
     }
     torch.manual_seed(0)
     model: nn.Module = lib.model.EfficientMORL(use_geco=False)
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        device = torch.device(args.device)
+        device = pick_device(args.device)
         print(machine(device))
         print("| shape | what | the authors' code | ours, float32 | ours, bfloat16 |\n|---|---|---|---|---|")
         for name in args.shapes:
